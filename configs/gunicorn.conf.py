@@ -1,0 +1,17 @@
+"""gunicorn for the web tier: `gunicorn --config configs/gunicorn.conf.py web.wsgi:app`."""
+
+from shared.settings import Settings
+
+_settings = Settings.load_or_exit()
+
+bind = [f"{_settings.app_host}:{_settings.app_port}"]
+workers = _settings.web_processes
+threads = _settings.web_threads
+worker_class = "web.gunicorn_worker.JsonErrorWorker"
+reload = _settings.app_debug
+loglevel = "debug" if _settings.app_debug else "info"
+accesslog = "-" if _settings.app_debug else None
+control_socket_disable = True  # one socket in $HOME, shared by all gunicorns of a user
+keepalive = 75  # seconds; the default of 2 makes a client of several calls connect each time
+graceful_timeout = 30  # seconds for streams under way to end when the web tier is stopped
+forwarded_allow_ips = ""  # no header says who the caller is

@@ -1,0 +1,1 @@
+"""What web and workers both know: records, decisions, the store, the queue, settings."""

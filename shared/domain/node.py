@@ -1,0 +1,54 @@
+"""A machine that runs one Celery worker, and its GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LOST_AFTER_S = 15.0  # three missed heartbeats: one may be late while Redis saves or fails over
+HEARTBEAT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One device of a node."""
+
+    index: int
+    uuid: str
+    name: str
+    total_mib: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One machine, as its worker announced it."""
+
+    name: str
+    address: str  # where its engines listen
+    max_instances: int
+    gpus: tuple[Gpu, ...] = ()
+    heartbeat_age_s: float | None = None  # computed at reading; None if it never beat
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has been silent for so long that nothing is placed on it."""
+        return self.heartbeat_age_s is None or self.heartbeat_age_s > LOST_AFTER_S
+
+    @property
+    def free_slots(self) -> int:
+        """How many more instances it takes."""
+        return max(0, self.max_instances - len(self.claims))
+
+    @property
+    def free_gpus(self) -> tuple[Gpu, ...]:
+        """Its devices that no instance holds, by index."""
+        held = {uuid for claim in self.claims for uuid in claim.gpus}
+        return tuple(gpu for gpu in self.gpus if gpu.uuid not in held)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What one instance holds of a node until it is verified gone."""
+
+    instance_id: str
+    gpus: tuple[str, ...] = ()  # UUIDs

@@ -1,0 +1,187 @@
+"""vLLM's start parameters: merged, checked, rendered as a command line.
+
+Names are compared with `_` and `-` alike. Order, later wins: the `VLLM_DEFAULT_*` settings, the
+`VLLM_CONFIG` file, the request. `null` removes what was inherited.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from shared.errors import InvalidRequest
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*\+?")
+_MAX_VALUE_CHARS = 16_384  # a chat template or a JSON object fits; a whole file does not
+
+_WHY_OWNED = {
+    "model": "it is the field model_name",
+    "model-tag": "it is the field model_name",
+    "host": "the fleet decides where an engine listens",
+    "port": "the node's worker chooses it from VLLM_BASE_PORT on",
+    "uds": "the proxy reaches engines by host and port",
+    "api-key": "each engine gets a random key that only the proxy knows",
+    "config": "it would bypass these checks; put its values into params",
+    "root-path": "the proxy sends the engine's own paths",
+    "headless": "the fleet needs the engine's HTTP server",
+    "grpc": "the fleet needs the engine's HTTP server",
+    "ssl-keyfile": "the proxy speaks plain HTTP to engines",
+    "ssl-certfile": "the proxy speaks plain HTTP to engines",
+    "ssl-ca-certs": "the proxy speaks plain HTTP to engines",
+    "ssl-cert-reqs": "the proxy speaks plain HTTP to engines",
+    "ssl-ciphers": "the proxy speaks plain HTTP to engines",
+    "enable-ssl-refresh": "the proxy speaks plain HTTP to engines",
+    "nnodes": "an instance runs on one node",
+    "node-rank": "an instance runs on one node",
+    "master-addr": "an instance runs on one node",
+    "master-port": "an instance runs on one node",
+    "disable-log-stats": "the fleet reads the engine's /metrics",
+}
+OWNED = frozenset(_WHY_OWNED)
+"""Parameters that the fleet sets itself, in normal form."""
+
+
+def normal_name(name: str) -> str:
+    """Return the one spelling of a parameter's name: no leading dashes, `-` for `_`."""
+    return name.removeprefix("--").replace("_", "-")
+
+
+def checked(params: Mapping[str, object], *, field: str) -> dict[str, object]:
+    """Return `params` with names in normal form, refusing what cannot be passed on.
+
+    Args:
+        params: parameters as a caller or a file wrote them.
+        field: where they stood, for messages: `params`, or the file's name.
+
+    Raises:
+        InvalidRequest: a name is not a flag's, is given twice or is the fleet's own, or a value
+            cannot be rendered; names the parameter and the reason.
+    """
+    result: dict[str, object] = {}
+    for written, value in params.items():
+        where = f"{field}.{written}"
+        if not _NAME.fullmatch(written.removeprefix("--")):
+            raise InvalidRequest(
+                f"{where}: not the name of a vLLM parameter; names look like max_model_len",
+                field=where,
+            )
+        name = normal_name(written)
+        if name in result:
+            raise InvalidRequest(f"{where}: given twice; `_` and `-` are the same", field=where)
+        _refuse_owned(name, where)
+        _refuse_unrenderable(value, where)
+        result[name] = value
+    return result
+
+
+def merge(*layers: Mapping[str, object]) -> dict[str, object]:
+    """Return the layers as one, later ones winning; `None` removes what was inherited.
+
+    Flags of the form `no-x` and `x` are one parameter, so `{"no_x": true}` replaces `x`.
+    """
+    merged: dict[str, object] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            merged.pop(_opposite(name), None)
+            merged.pop(name, None)
+            if value is not None:
+                merged[name] = value
+    return merged
+
+
+def gpu_count(params: Mapping[str, object]) -> int:
+    """Return how many GPUs an engine with these merged parameters uses.
+
+    Raises:
+        InvalidRequest: a parallel size is not a whole number of at least 1.
+    """
+    count = 1
+    for name in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"):
+        size = params.get(name, 1)
+        if isinstance(size, str) and size.isdecimal():
+            size = int(size)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            where = f"params.{name.replace('-', '_')}"
+            raise InvalidRequest(
+                f"{where}: {size!r} is not a whole number of at least 1", field=where
+            )
+        count *= size
+    return count
+
+
+def served_names(model_name: str, params: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the names under which the engine lists its model, first one first."""
+    given = params.get("served-model-name")
+    if isinstance(given, str) and given:
+        return (given,)
+    if isinstance(given, Sequence) and given and not isinstance(given, str):
+        return tuple(str(name) for name in given)
+    return (model_name,)
+
+
+def render(params: Mapping[str, object]) -> list[str]:
+    """Return the merged parameters as words of a command line.
+
+    true → `--flag`, false → `--no-flag`, several values → the flag and each value, object → JSON,
+    anything else → `--flag=value`, so that no value can be taken for a flag.
+    """
+    words: list[str] = []
+    for name, value in params.items():
+        flag = f"--{name}"
+        match value:
+            case True:
+                words.append(flag)
+            case False:
+                words.append(f"--{_opposite(name)}")
+            case [single]:
+                words.append(f"{flag}={_text(single)}")
+            case list() | tuple():
+                words += [flag, *(_text(item) for item in value)] if value else []
+            case _:
+                words.append(f"{flag}={_text(value)}")
+    return words
+
+
+def _opposite(name: str) -> str:
+    return name.removeprefix("no-") if name.startswith("no-") else f"no-{name}"
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _refuse_owned(name: str, where: str) -> None:
+    # vLLM's parser takes unambiguous abbreviations (argparse), `no-` forms and dotted or `+`
+    # suffixes for JSON flags: each would reach a flag that the fleet owns under another name.
+    stem = re.split(r"[.+]", name.removeprefix("no-"), maxsplit=1)[0]
+    for owned, why in _WHY_OWNED.items():
+        if stem == owned:
+            raise InvalidRequest(f"{where}: the fleet owns this parameter: {why}", field=where)
+        if owned.startswith(stem):
+            raise InvalidRequest(
+                f"{where}: abbreviates {owned.replace('-', '_')}, which the fleet owns; "
+                "write names in full",
+                field=where,
+            )
+
+
+def _refuse_unrenderable(value: object, where: str) -> None:
+    if isinstance(value, list):
+        for item in value:
+            if isinstance(item, (list, type(None))):
+                raise InvalidRequest(
+                    f"{where}: a list holds strings, numbers or objects, not {item!r}", field=where
+                )
+            if isinstance(item, str) and item.startswith("-"):
+                # A list renders as separate words, where this one would be read as a flag.
+                raise InvalidRequest(
+                    f"{where}: a value in a list cannot start with '-': {item!r}", field=where
+                )
+    text = value if isinstance(value, str) else json.dumps(value)
+    if "\x00" in text or "\\u0000" in text:
+        raise InvalidRequest(f"{where}: holds a NUL character", field=where)
+    if len(text) > _MAX_VALUE_CHARS:
+        raise InvalidRequest(
+            f"{where}: {len(text)} characters; at most {_MAX_VALUE_CHARS} fit", field=where
+        )

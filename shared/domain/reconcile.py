@@ -1,0 +1,133 @@
+"""What a node's supervisor does next about one instance: compare the record with what runs.
+
+Pure and total: same inputs, same action; doing an action twice is harmless.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shared.domain.instance import Desired, Exit, Instance, Status
+
+
+class Ended(StrEnum):
+    """How much of an engine is left."""
+
+    NOT_SPAWNED = "not_spawned"  # its run directory was never made
+    ALIVE = "alive"  # its first process runs
+    ENDING = "ending"  # its first process ended, its shim clears up
+    LEFTOVERS = "leftovers"  # its shim is gone, processes of its tree or its port are not
+    GONE = "gone"  # nothing of it runs, its port and GPUs are free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What a supervisor sees of one engine on its node."""
+
+    ended: Ended
+    ready: bool = False  # answers, and lists our model name
+    exit: Exit | None = None  # how the first process ended, once it has
+    busy: bool = False  # requests run in it
+    stop_begun_at: float | None = None  # when it left the routing tables
+    terminated_at: float | None = None  # when SIGTERM was sent
+    last_progress_at: float | None = None  # when its log last showed the load going on
+    told_to_stop: bool = False  # by a worker, which may have died since
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long the supervisor waits, in seconds."""
+
+    start_stall: float  # without progress, before a start is given up
+    drain: float  # for running requests, before SIGTERM
+    stop: float  # after SIGTERM, before SIGKILL of the whole tree
+    verify: float = 10.0  # after SIGKILL: the kernel may need seconds to free GPU memory
+
+
+class Action(StrEnum):
+    """What to do next about one instance."""
+
+    WAIT = "wait"  # nothing now
+    SPAWN = "spawn"  # begin a start: choose a port, spawn the shim
+    ADOPT = "adopt"  # write down what runs already: the record is older than the engine
+    MARK_RUNNING = "mark_running"
+    BEGIN_STOP = "begin_stop"  # write `stopping`; requests drain
+    TERMINATE = "terminate"  # SIGTERM to the engine, by its shim
+    KILL = "kill"  # SIGKILL to all that is left
+    MARK_STOPPED = "mark_stopped"
+    MARK_STOP_FAILED = "mark_stop_failed"
+    GIVE_UP_START = "give_up_start"  # no progress for too long: end the engine, then `failed`
+    MARK_CRASHED = "mark_crashed"  # `failed` with the cause; back-off belongs here
+
+
+def plan(record: Instance | None, seen: Observation, now: float, patience: Patience) -> Action:
+    """Return what to do next about one instance of this node.
+
+    Args:
+        record: None for an engine with our marker that no record knows; such a one is left
+            alone, because a missing record is not a reason to kill what works.
+        seen: what its engine looks like.
+        now: epoch seconds, the same clock as the times in `record` and `seen`.
+        patience: how long to wait for what.
+    """
+    if record is None:
+        return Action.WAIT
+    if record.status is Status.STOPPED:
+        return Action.KILL if seen.ended is Ended.LEFTOVERS else Action.WAIT
+    if record.status is Status.STOPPING or record.desired is Desired.STOPPED:
+        return _plan_stop(record, seen, now, patience)
+    return _plan_run(record, seen, now, patience)
+
+
+_NOTHING_LEFT = frozenset({Ended.NOT_SPAWNED, Ended.GONE})
+
+
+def _plan_stop(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
+    if record.status is Status.STOP_FAILED:
+        return Action.MARK_STOPPED if seen.ended in _NOTHING_LEFT else Action.WAIT
+    if record.status is not Status.STOPPING:
+        return Action.BEGIN_STOP
+    if seen.ended in _NOTHING_LEFT:
+        return Action.MARK_STOPPED
+    if seen.terminated_at is None:
+        drained = not seen.busy or now - (seen.stop_begun_at or 0.0) > patience.drain
+        return Action.TERMINATE if drained else Action.WAIT
+    if now - seen.terminated_at > patience.stop + patience.verify:
+        return Action.MARK_STOP_FAILED
+    return _wait_for_end(seen, seen.terminated_at, now, patience)
+
+
+def _wait_for_end(
+    seen: Observation, terminated_at: float, now: float, patience: Patience
+) -> Action:
+    # The shim kills what is left when its patience, the same as ours, is over; killing from here
+    # is for a tree whose shim is dead, hence the second later.
+    return Action.KILL if now - terminated_at > patience.stop + 1 else Action.WAIT
+
+
+def _plan_run(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
+    match record.status, seen.ended:
+        case ((Status.FAILED | Status.STOP_FAILED), _):
+            return Action.KILL if seen.ended is Ended.LEFTOVERS else Action.WAIT
+        case ((Status.PENDING | Status.STARTING), Ended.NOT_SPAWNED):
+            return Action.SPAWN
+        case Status.PENDING, Ended.ALIVE:
+            return Action.ADOPT
+        case _, Ended.ENDING:
+            return Action.WAIT
+        case Status.BACKOFF, _:
+            return Action.WAIT  # when to start again is decided here
+        case _, Ended.LEFTOVERS:
+            return Action.KILL
+        case _, (Ended.GONE | Ended.NOT_SPAWNED):
+            return Action.BEGIN_STOP if seen.told_to_stop else Action.MARK_CRASHED
+        case Status.STARTING, Ended.ALIVE:
+            if seen.terminated_at is not None:
+                return _wait_for_end(seen, seen.terminated_at, now, patience)
+            if seen.ready:
+                return Action.MARK_RUNNING
+            since = seen.last_progress_at or record.started_at or now
+            return Action.GIVE_UP_START if now - since > patience.start_stall else Action.WAIT
+        case _:
+            return Action.WAIT

@@ -1,0 +1,89 @@
+"""Every error this code raises on purpose. Knows no HTTP: `web.errors` maps them.
+
+FleetError
+├── InvalidRequest        the caller sent something wrong; names the field
+├── Unauthorized          the caller may not do this
+├── NotFound              no such thing
+├── Conflict              the thing is not in a state for this
+├── NoCapacity            nothing has room now
+├── InstanceNotReady      the instance exists and cannot answer now
+├── EngineError
+│   ├── EngineUnreachable no connection, or it broke before an answer
+│   └── EngineTimeout     connected, and no answer in time
+├── StoreUnavailable      Redis does not answer, or refuses writes
+└── SettingsError         start-up only: every fault of the environment at once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class FleetError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class InvalidRequest(FleetError):
+    """The caller sent something wrong.
+
+    Args:
+        message: names the field, what was wrong and what would be right.
+        field: dotted path of the field in the request, e.g. `params.port`.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Unauthorized(FleetError):
+    """The caller may not do this; the message says what to do."""
+
+
+class NotFound(FleetError):
+    """No such thing."""
+
+
+class Conflict(FleetError):
+    """The thing is not in a state for what was asked."""
+
+
+class NoCapacity(FleetError):
+    """No node has room now; the message says why for each node."""
+
+
+class InstanceNotReady(FleetError):
+    """The instance exists and cannot answer now.
+
+    Args:
+        message: names the instance, its status and its load stage.
+        retry_after_s: when asking again makes sense; None if it never will.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: int | None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineError(FleetError):
+    """Something between the proxy and an engine went wrong."""
+
+
+class EngineUnreachable(EngineError):
+    """No connection to the engine, or it broke before an answer began."""
+
+
+class EngineTimeout(EngineError):
+    """The engine was connected and did not answer in time."""
+
+
+class StoreUnavailable(FleetError):
+    """Redis does not answer, or refuses writes."""
+
+
+class SettingsError(FleetError):
+    """The environment is wrong; lists every fault at once."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)

@@ -1,0 +1,356 @@
+"""Everything an operator may tune, read once from the environment and `.env`.
+
+The only reader of `os.environ`. Every fault is reported at once, with the variable's name, what
+was wrong and what would be right. `python -m shared.settings` prints env.example.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+from dotenv import load_dotenv
+
+from shared.errors import SettingsError
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout: relative paths in settings start here, whatever the current directory is."""
+
+_UNIX_PATH_MAX = 107  # sun_path holds 108 bytes with the final NUL: unix(7)
+
+_INHERITED = (
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "LD_LIBRARY_PATH",
+)  # fmt: skip
+"""What an engine gets of the worker's own environment; everything else it gets by name."""
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _flag(value: str) -> bool:
+    match value.strip().lower():
+        case "true" | "1" | "yes" | "on":
+            return True
+        case "false" | "0" | "no" | "off":
+            return False
+    raise ValueError("must be true or false")
+
+
+def _whole(least: int, most: int = 2**31) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"-?\d+", value.strip()) or not least <= int(value) <= most:
+            limit = f"from {least} to {most}" if most < 2**31 else f"of at least {least}"
+            raise ValueError(f"must be a whole number {limit}")
+        return int(value)
+
+    return parse
+
+
+def _seconds(value: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", value.strip()):
+        raise ValueError("must be a number of seconds, like 30 or 0.5")
+    return float(value)
+
+
+def _path(value: str) -> Path:
+    path = Path(value).expanduser()
+    return path if path.is_absolute() else ROOT / path
+
+
+def _words(value: str) -> tuple[str, ...]:
+    words = tuple(shlex.split(value))
+    if not words:
+        raise ValueError("must name a program")
+    return words
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})", value):
+        raise ValueError("must be 1 to 63 letters, digits, dots, dashes or underscores")
+    return value
+
+
+def _redis_url(value: str) -> str:
+    if not re.match(r"(redis|rediss|unix)://", value):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    return value
+
+
+def _host_name() -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip("-._")[:63] or "node"
+
+
+def _setting(
+    env: str,
+    parse: Callable[[str], object],
+    default: object,
+    *,
+    unit: str,
+    doc: str,
+    shown: str | None = None,
+    secret: bool = False,
+) -> Any:  # noqa: ANN401 - as dataclasses.field: the field's own annotation is the type
+    """Declare one setting.
+
+    Args:
+        env: the variable's name.
+        parse: turns its text into the value, or raises ValueError with what would be right.
+        default: the text to parse where the variable is unset or empty; a callable makes it;
+            None: the value is None.
+        unit: of the value, for env.example.
+        doc: one line, for env.example.
+        shown: how env.example writes a default that differs from machine to machine.
+        secret: keep it out of `repr`.
+    """
+    return field(
+        repr=not secret,
+        metadata={
+            "env": env,
+            "parse": parse,
+            "default": default,
+            "unit": unit,
+            "doc": doc,
+            "shown": shown,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The environment, checked. Units are in the names or in the comment of env.example."""
+
+    app_host: str = _setting(
+        "APP_HOST", _text, "0.0.0.0",  # noqa: S104 - who may ask is decided in web.auth
+        unit="address", doc="where the web tier listens",
+    )  # fmt: skip
+    app_port: int = _setting(
+        "APP_PORT", _whole(1, 65535), "5000", unit="port", doc="where the web tier listens"
+    )
+    app_debug: bool = _setting(
+        "APP_DEBUG", _flag, "false",
+        unit="true/false", doc="log at debug level; reload the web tier when its code changes",
+    )  # fmt: skip
+    web_processes: int = _setting(
+        "WEB_PROCESSES", _whole(1, 256), "2", unit="processes", doc="web processes"
+    )
+    web_threads: int = _setting(
+        "WEB_THREADS", _whole(2, 4096), "64",
+        unit="threads",
+        doc="per web process; each request or stream under way holds one",
+    )  # fmt: skip
+    proxy_connect_timeout_s: float = _setting(
+        "PROXY_CONNECT_TIMEOUT", _seconds, "3", unit="seconds", doc="connecting to an engine"
+    )
+    proxy_first_byte_timeout_s: float = _setting(
+        "PROXY_FIRST_BYTE_TIMEOUT", _seconds, "600",
+        unit="seconds", doc="until an engine begins to answer (a long prefill is silent)",
+    )  # fmt: skip
+    proxy_idle_timeout_s: float = _setting(
+        "PROXY_IDLE_TIMEOUT", _seconds, "300",
+        unit="seconds", doc="silence in the middle of an answer",
+    )  # fmt: skip
+
+    redis_url: str = _setting(
+        "REDIS_URL", _redis_url, None,
+        unit="URL", shown="the embedded Redis, on a socket in RUN_DIR",
+        doc="your own Redis (6.2 or newer) or Valkey: redis://, rediss:// or unix://",
+        secret=True,
+    )  # fmt: skip
+    embedded_redis: bool = field(default=False)  # whether REDIS_URL was left out
+
+    node_name: str = _setting(
+        "NODE_NAME", _name, _host_name,
+        unit="name", shown="the host name", doc="this machine's name in the fleet",
+    )  # fmt: skip
+    node_address: str = _setting(
+        "NODE_ADDRESS", _text, "127.0.0.1",
+        unit="address",
+        doc="where this node's engines listen and the web tier reaches them; a private address",
+    )  # fmt: skip
+    run_dir: Path = _setting(
+        "RUN_DIR", _path, ".run", unit="path", doc="state of this node: engines, logs, Redis data"
+    )
+    models_dir: Path = _setting(
+        "MODELS_DIR", _path, ".models",
+        unit="path",
+        doc="a model_name that is a folder in here is served from it, anything else as vLLM does",
+    )  # fmt: skip
+    keep_engines: bool = _setting(
+        "KEEP_ENGINES", _flag, "false",
+        unit="true/false",
+        doc="leave engines running when the worker is stopped, for the next one to adopt",
+    )  # fmt: skip
+    drain_timeout_s: float = _setting(
+        "DRAIN_TIMEOUT", _seconds, "30",
+        unit="seconds", doc="for running requests to end before an engine is stopped",
+    )  # fmt: skip
+    stop_timeout_s: float = _setting(
+        "STOP_TIMEOUT", _seconds, "20",
+        unit="seconds", doc="after SIGTERM, before SIGKILL of the whole process tree",
+    )  # fmt: skip
+    start_stall_timeout_s: float = _setting(
+        "START_STALL_TIMEOUT", _seconds, "600",
+        unit="seconds", doc="without progress in its log, after which a start is given up",
+    )  # fmt: skip
+    idle_sweep_interval_s: float = _setting(
+        "IDLE_SWEEP_INTERVAL", _seconds, "5",
+        unit="seconds", doc="how often beat looks for idle instances",
+    )  # fmt: skip
+
+    vllm_command: tuple[str, ...] = _setting(
+        "VLLM_COMMAND", _words, lambda: shlex.quote(str(ROOT / ".engines/default/bin/vllm")),
+        unit="words", shown="the engine environment's own vllm",
+        doc="words put before `serve MODEL ...`",
+    )  # fmt: skip
+    vllm_base_port: int = _setting(
+        "VLLM_BASE_PORT", _whole(1, 65535), "9000", unit="port", doc="first port for engines"
+    )
+    vllm_max_instances: int = _setting(
+        "VLLM_MAX_INSTANCES", _whole(0, 10_000), "20", unit="instances", doc="most per node"
+    )
+    vllm_default_dtype: str = _setting(
+        "VLLM_DEFAULT_DTYPE", _text, "auto", unit="vLLM --dtype", doc="where nothing else says"
+    )
+    vllm_default_kv_cache_dtype: str = _setting(
+        "VLLM_DEFAULT_KV_CACHE_DTYPE", _text, "auto",
+        unit="vLLM --kv-cache-dtype", doc="where nothing else says",
+    )  # fmt: skip
+    vllm_default_trust_remote_code: bool = _setting(
+        "VLLM_DEFAULT_TRUST_REMOTE_CODE", _flag, "true",
+        unit="true/false", doc="whether a model's own code may run; false is safer",
+    )  # fmt: skip
+    vllm_default_timeout_s: int = _setting(
+        "VLLM_DEFAULT_TIMEOUT", _whole(0), "600",
+        unit="seconds", doc="idle time after which an instance is stopped; 0 = never",
+    )  # fmt: skip
+    vllm_config: Path = _setting(
+        "VLLM_CONFIG", _path, "configs/vllm_config.json",
+        unit="path", doc="start parameters that every instance begins with (JSON object)",
+    )  # fmt: skip
+    engine_env_file: Path = _setting(
+        "ENGINE_ENV_FILE", _path, "configs/engine.env",
+        unit="path", doc="environment variables that every engine gets",
+    )  # fmt: skip
+
+    hf_endpoint: str = _setting(
+        "HF_ENDPOINT", _text, "", unit="URL", doc="for engines: a mirror of the model hub"
+    )
+    hf_home: str = _setting(
+        "HF_HOME", _text, "", unit="path", doc="for engines: where the hub's files are cached"
+    )
+    hf_token: str = _setting(
+        "HF_TOKEN", _text, "", unit="secret", doc="for engines: to load gated models", secret=True
+    )
+    http_proxy: str = _setting(
+        "HTTP_PROXY", _text, "", unit="URL", doc="for engines: towards the model hub", secret=True
+    )
+    https_proxy: str = _setting(
+        "HTTPS_PROXY", _text, "", unit="URL", doc="for engines: towards the model hub", secret=True
+    )
+
+    flower_port: int = _setting(
+        "FLOWER_PORT", _whole(1, 65535), "5555",
+        unit="port", doc="where Flower listens, on loopback",
+    )  # fmt: skip
+
+    inherited_env: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def load(cls) -> Settings:
+        """Return the settings of this process; the environment wins over `.env`.
+
+        Raises:
+            SettingsError: at least one variable is wrong; the message lists all.
+        """
+        load_dotenv(ROOT / ".env")
+        return cls.from_env(os.environ)
+
+    @classmethod
+    def load_or_exit(cls) -> Settings:
+        """Return the settings, or print what is wrong with them and exit with status 2."""
+        try:
+            return cls.load()
+        except SettingsError as error:
+            sys.exit(_explain(error))
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Return the settings that `env` gives. An empty value counts as unset.
+
+        Raises:
+            SettingsError: at least one variable is wrong; the message lists all.
+        """
+        values: dict[str, Any] = {}
+        faults: list[str] = []
+        for name, meta in _declared():
+            try:
+                values[name] = _parsed(meta, env.get(meta["env"], ""))
+            except ValueError as error:
+                faults.append(f"{meta['env']}={env.get(meta['env'], '')!r}: {error}")
+        last_port = values.get("vllm_base_port", 0) + values.get("vllm_max_instances", 0)
+        if last_port > 65535:  # noqa: PLR2004 - the last port there is
+            faults.append(
+                f"VLLM_BASE_PORT + VLLM_MAX_INSTANCES = {last_port}: must be at most 65535"
+            )
+        if faults:
+            raise SettingsError(faults)
+        if values["redis_url"] is None:
+            values["redis_url"] = f"unix://{embedded_socket(values['run_dir'])}"
+            values["embedded_redis"] = True
+        values["inherited_env"] = {name: env[name] for name in _INHERITED if name in env}
+        return cls(**values)
+
+
+def embedded_socket(run_dir: Path) -> Path:
+    """Return where the embedded Redis of `run_dir` listens; only its owner can reach it.
+
+    In `run_dir`, or, where that path is too long for a socket, in a folder of the user's own in
+    the temporary directory.
+    """
+    path = run_dir / "redis" / "redis.sock"
+    if len(os.fsencode(path)) <= _UNIX_PATH_MAX:
+        return path
+    digest = sha256(os.fsencode(run_dir)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"vllm-fleet-{os.getuid()}-{digest}" / "redis.sock"
+
+
+def env_example() -> str:
+    """Return the text of env.example: every variable with unit, default and one line."""
+    lines = ["# Copy to .env and change what you need. Unset or empty: the default shown here."]
+    for _, meta in _declared():
+        shown = meta["shown"] or meta["default"] or ""
+        default = shown if meta["shown"] or shown else "unset"
+        lines += ["", f"# {meta['doc']} ({meta['unit']}; default: {default})"]
+        lines += [f"# {meta['env']}={'' if meta['shown'] else shown}"]
+    return "\n".join(lines) + "\n"
+
+
+def _declared() -> list[tuple[str, Mapping[str, Any]]]:
+    return [(item.name, item.metadata) for item in fields(Settings) if "env" in item.metadata]
+
+
+def _parsed(meta: Mapping[str, Any], given: str) -> object:
+    default = meta["default"]
+    text = given.strip() or (default() if callable(default) else default)
+    parse = cast("Callable[[str], object]", meta["parse"])
+    return None if text is None else parse(text)
+
+
+def _explain(error: SettingsError) -> str:
+    listed = "\n".join(f"  {fault}" for fault in error.faults)
+    return f"the environment is wrong (see env.example):\n{listed}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(env_example())

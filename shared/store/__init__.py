@@ -1,0 +1,132 @@
+"""Where records live: the `Store` promise, kept by `RedisStore` and by `MemoryStore`.
+
+Every method raises StoreUnavailable where the store does not answer; nothing is retried here.
+Times are epoch seconds by the store's own clock, never by a caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shared.domain.instance import Instance, Status
+from shared.domain.node import Node
+
+KEEP_ENDED_S = 86_400  # ended records, their events and logs: a day
+LOG_LINES = 5_000  # per instance, newest kept
+EVENTS = 1_000  # per instance, newest kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A worker's compare-and-set of one record.
+
+    It holds only if the record's generation is the one the decision was made upon, the node's
+    epoch is the writer's, and the diagram has an arrow from the recorded status (or it stays).
+    """
+
+    instance_id: str
+    node: str
+    epoch: int  # of the node, as `announce` returned it: fences off a worker that was replaced
+    generation: int
+    status: Status
+    fields: Mapping[str, object] = field(default_factory=dict)  # other worker fields to set
+    by: str = "worker"  # who, for the event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One change of one instance."""
+
+    at: float
+    by: str  # who: worker, user, idle
+    status: str  # what it became: a status, or `desired=stopped`
+    reason: str
+
+
+class Store(Protocol):
+    """Keeps records of instances and nodes."""
+
+    def ping(self) -> None:
+        """Return if the store answers."""
+
+    def now(self) -> float:
+        """Return the store's time in epoch seconds."""
+
+    # nodes
+
+    def announce(self, node: Node) -> int:
+        """Record `node` as its worker starts; return its new epoch."""
+
+    def heartbeat(self, name: str, epoch: int) -> bool:
+        """Say that the node lives; return False if a newer worker has announced it since."""
+
+    def retire(self, name: str, epoch: int) -> None:
+        """Take the node out of placement at once, as its worker stops."""
+
+    def nodes(self) -> list[Node]:
+        """Return all nodes with their claims, lost ones too, by name."""
+
+    # instances
+
+    def create(self, instance: Instance, max_instances: int) -> bool:
+        """Record a new instance and claim its placement, in one step.
+
+        Return False, having changed nothing, if its node is full or one of its GPUs is held.
+        `created_at` is set here.
+        """
+
+    def get(self, instance_id: str) -> Instance | None:
+        """Return the record, or None if there is none (any more)."""
+
+    def instances(self, *, with_ended: bool = False) -> list[Instance]:
+        """Return all that are not ended, oldest first; and those that ended in the last day."""
+
+    def placed_on(self, node: str) -> list[Instance]:
+        """Return the node's instances that are not ended."""
+
+    def stop(self, instance_id: str, *, reason: str, by: str) -> Instance | None:
+        """Set `desired` to stopped; return the record, or None if there is none.
+
+        Harmless to repeat: the first reason stays.
+        """
+
+    def apply(self, change: Change) -> bool:
+        """Write `change` and what follows from it, in one step; return False if it did not hold.
+
+        What follows: `running` starts the idle clock; leaving it ends it; `failed` and `stopped`
+        release the claim and forget the engine's key; `stopped` ends the record, which is kept
+        for a day; a change of status appends an event; every change is published.
+        """
+
+    # use
+
+    def touch(self, instance_ids: Collection[str]) -> None:
+        """Say that these instances are in use now."""
+
+    def stop_idle(self, *, node: str | None = None) -> list[Instance]:
+        """Set `desired` to stopped for all that are due, of `node` or of all; return those.
+
+        Each is checked again in the step that stops it. Sweeping twice is harmless.
+        """
+
+    # history
+
+    def events(self, instance_id: str) -> list[Event]:
+        """Return the changes of an instance, oldest first."""
+
+    def append_log(self, instance_id: str, lines: Collection[str]) -> None:
+        """Add lines to the kept log of an instance."""
+
+    def log(self, instance_id: str, tail: int) -> list[str]:
+        """Return the last `tail` kept log lines, oldest first."""
+
+    # notification
+
+    def changes(self, timeout_s: float) -> Iterator[str | None]:
+        """Yield the id of each instance whose record changes, from now on.
+
+        Yields None once listening has begun, and again after each `timeout_s` without a change.
+        A lost connection raises StoreUnavailable: read all records again, then listen again.
+        """

@@ -1,0 +1,67 @@
+"""Records as Redis hash fields and back.
+
+Strings are stored as they are, so that scripts and people can read them; everything else as JSON;
+None as an absent field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from shared.domain.instance import Desired, Exit, Instance, Status
+from shared.domain.node import Gpu
+
+_STRINGS = frozenset(
+    {
+        "instance_id", "model_name", "node", "desired", "stop_reason", "status", "reason",
+        "stage", "host", "boot_id", "engine_key", "cause", "advice",
+    }
+)  # fmt: skip
+_FIELDS = frozenset(field.name for field in dataclasses.fields(Instance))
+
+
+def encode(fields: Mapping[str, object]) -> dict[str, str]:
+    """Return record fields as hash fields; those that are None are left out."""
+    return {name: _encode(name, value) for name, value in fields.items() if value is not None}
+
+
+def encode_instance(instance: Instance) -> dict[str, str]:
+    """Return the whole record as hash fields."""
+    return encode({name: getattr(instance, name) for name in _FIELDS})
+
+
+def decode_instance(stored: Mapping[str, str]) -> Instance:
+    """Return the record that the hash fields hold; fields of newer versions are skipped."""
+    values: dict[str, Any] = {
+        name: text if name in _STRINGS else json.loads(text)
+        for name, text in stored.items()
+        if name in _FIELDS
+    }
+    values["status"] = Status(values["status"])
+    values["desired"] = Desired(values["desired"])
+    if "exit" in values:
+        values["exit"] = Exit(**values["exit"])
+    for name in ("gpus", "last_log"):
+        values[name] = tuple(values.get(name, ()))
+    return Instance(**values)
+
+
+def encode_gpus(gpus: tuple[Gpu, ...]) -> str:
+    """Return a node's devices as JSON."""
+    return json.dumps([dataclasses.asdict(gpu) for gpu in gpus])
+
+
+def decode_gpus(text: str) -> tuple[Gpu, ...]:
+    """Return a node's devices."""
+    return tuple(Gpu(**gpu) for gpu in json.loads(text))
+
+
+def _encode(name: str, value: object) -> str:
+    if name in _STRINGS:
+        return str(value)
+    if isinstance(value, Exit):
+        value = dataclasses.asdict(value)
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,64 @@
+"""Names of everything the store keeps in Redis; nothing else names a key.
+
+The Lua scripts build the same names from the same prefix, so a change here is a change there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Key names behind one prefix."""
+
+    prefix: str = "fleet:"
+
+    def instance(self, instance_id: str) -> str:
+        """Hash: the record."""
+        return f"{self.prefix}instance:{instance_id}"
+
+    def events(self, instance_id: str) -> str:
+        """Stream, capped: every change of the record's status or desire, in order."""
+        return f"{self.prefix}events:{instance_id}"
+
+    def log(self, instance_id: str) -> str:
+        """Stream, capped: the engine's log lines."""
+        return f"{self.prefix}log:{instance_id}"
+
+    @property
+    def instances(self) -> str:
+        """Sorted set: ids of instances that are not ended, by creation time."""
+        return f"{self.prefix}instances"
+
+    @property
+    def ended(self) -> str:
+        """Sorted set: ids of instances that ended in the last day, by the time they ended."""
+        return f"{self.prefix}ended"
+
+    @property
+    def expiry(self) -> str:
+        """Sorted set: ids of serving instances, by when they expire if nobody uses them."""
+        return f"{self.prefix}expiry"
+
+    @property
+    def nodes(self) -> str:
+        """Set: names of all nodes that ever announced themselves."""
+        return f"{self.prefix}nodes"
+
+    def node(self, name: str) -> str:
+        """Hash: a node as its worker announced it, its epoch and its last heartbeat."""
+        return f"{self.prefix}node:{name}"
+
+    def claims(self, name: str) -> str:
+        """Hash: instance id → JSON list of GPU UUIDs that it holds on the node."""
+        return f"{self.prefix}claims:{name}"
+
+    def placed(self, name: str) -> str:
+        """Set: ids of the node's instances that are not ended."""
+        return f"{self.prefix}placed:{name}"
+
+    @property
+    def changes(self) -> str:
+        """Channel: the id of each instance whose record changed."""
+        return f"{self.prefix}changes"

@@ -1,0 +1,239 @@
+"""The store in this process's memory: for tests of everything that stands on a store."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from time import time
+
+from shared.domain.expiry import is_due
+from shared.domain.instance import RELEASED, Desired, Instance, Status, may_precede
+from shared.domain.node import Claim, Node
+from shared.store import EVENTS, KEEP_ENDED_S, LOG_LINES, Change, Event
+
+
+class MemoryStore:
+    """Keeps the `Store` promise for the threads of one process.
+
+    Args:
+        clock: epoch seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._instances: dict[str, Instance] = {}
+        self._claims: dict[str, dict[str, Claim]] = defaultdict(dict)
+        self._nodes: dict[str, Node] = {}
+        self._epochs: dict[str, int] = defaultdict(int)
+        self._beats: dict[str, float] = {}
+        self._events: dict[str, deque[Event]] = defaultdict(lambda: deque(maxlen=EVENTS))
+        self._logs: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=LOG_LINES))
+        self._listeners: list[queue.SimpleQueue[str]] = []
+
+    def ping(self) -> None:
+        """Return if the store answers."""
+
+    def now(self) -> float:
+        """Return the store's time in epoch seconds."""
+        return self._clock()
+
+    def announce(self, node: Node) -> int:
+        """Record `node` as its worker starts; return its new epoch."""
+        with self._lock:
+            self._nodes[node.name] = node
+            self._beats[node.name] = self._clock()
+            self._epochs[node.name] += 1
+            return self._epochs[node.name]
+
+    def heartbeat(self, name: str, epoch: int) -> bool:
+        """Say that the node lives; return False if a newer worker has announced it since."""
+        with self._lock:
+            if self._epochs[name] != epoch:
+                return False
+            self._beats[name] = self._clock()
+            return True
+
+    def retire(self, name: str, epoch: int) -> None:
+        """Take the node out of placement at once, as its worker stops."""
+        with self._lock:
+            if self._epochs[name] == epoch:
+                self._beats.pop(name, None)
+
+    def nodes(self) -> list[Node]:
+        """Return all nodes with their claims, lost ones too, by name."""
+        with self._lock:
+            return [self._node(name) for name in sorted(self._nodes)]
+
+    def create(self, instance: Instance, max_instances: int) -> bool:
+        """Record a new instance and claim its placement, in one step."""
+        with self._lock:
+            claims = self._claims[instance.node]
+            held = {uuid for claim in claims.values() for uuid in claim.gpus}
+            if len(claims) >= max_instances or held & set(instance.gpus):
+                return False
+            name = instance.instance_id
+            claims[name] = Claim(instance_id=name, gpus=instance.gpus)
+            self._instances[name] = replace(instance, created_at=self._clock())
+            self._event(name, "user", Status.PENDING, f"created, placed on {instance.node}")
+            return True
+
+    def get(self, instance_id: str) -> Instance | None:
+        """Return the record, or None if there is none (any more)."""
+        with self._lock:
+            self._forget_old()
+            return self._instances.get(instance_id)
+
+    def instances(self, *, with_ended: bool = False) -> list[Instance]:
+        """Return all that are not ended, oldest first; and those that ended in the last day."""
+        with self._lock:
+            self._forget_old()
+            found = [i for i in self._instances.values() if with_ended or not i.ended]
+            return sorted(found, key=lambda record: record.created_at)
+
+    def placed_on(self, node: str) -> list[Instance]:
+        """Return the node's instances that are not ended."""
+        return [record for record in self.instances() if record.node == node]
+
+    def stop(self, instance_id: str, *, reason: str, by: str) -> Instance | None:
+        """Set `desired` to stopped; return the record, or None if there is none."""
+        with self._lock:
+            record = self._instances.get(instance_id)
+            if record and record.desired is Desired.RUNNING and not record.ended:
+                self._ask_to_stop(record, reason, by)
+            return self._instances.get(instance_id)
+
+    def apply(self, change: Change) -> bool:
+        """Write `change` and what follows from it, in one step; return False if it did not hold."""
+        with self._lock:
+            record = self._instances.get(change.instance_id)
+            if record is None or not self._holds(record, change):
+                return False
+            self._instances[record.instance_id] = self._changed(record, change)
+            if change.status in RELEASED:
+                self._claims[record.node].pop(record.instance_id, None)
+            if change.status is not record.status:
+                reason = self._instances[record.instance_id].reason
+                self._event(record.instance_id, change.by, change.status, reason)
+            else:
+                self._publish(record.instance_id)
+            return True
+
+    def touch(self, instance_ids: Collection[str]) -> None:
+        """Say that these instances are in use now."""
+        with self._lock:
+            for instance_id in instance_ids:
+                record = self._instances.get(instance_id)
+                if record and record.serving:
+                    touched = replace(record, last_active=self._clock())
+                    self._instances[instance_id] = touched
+
+    def stop_idle(self, *, node: str | None = None) -> list[Instance]:
+        """Set `desired` to stopped for all that are due, of `node` or of all; return those."""
+        with self._lock:
+            due = [
+                record
+                for record in self._instances.values()
+                if is_due(record, self._clock()) and node in (None, record.node)
+            ]
+            for record in due:
+                self._ask_to_stop(record, f"idle for {record.timeout} s, its timeout", "idle")
+            return [self._instances[record.instance_id] for record in due]
+
+    def events(self, instance_id: str) -> list[Event]:
+        """Return the changes of an instance, oldest first."""
+        with self._lock:
+            return list(self._events[instance_id])
+
+    def append_log(self, instance_id: str, lines: Collection[str]) -> None:
+        """Add lines to the kept log of an instance."""
+        with self._lock:
+            self._logs[instance_id].extend(lines)
+
+    def log(self, instance_id: str, tail: int) -> list[str]:
+        """Return the last `tail` kept log lines, oldest first."""
+        with self._lock:
+            return list(self._logs[instance_id])[-tail:] if tail else []
+
+    def changes(self, timeout_s: float) -> Iterator[str | None]:
+        """Yield the id of each instance whose record changes, from now on."""
+        heard: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._listeners.append(heard)
+        try:
+            yield None
+            while True:
+                try:
+                    yield heard.get(timeout=timeout_s)
+                except queue.Empty:
+                    yield None
+        finally:
+            self._listeners.remove(heard)
+
+    def _node(self, name: str) -> Node:
+        beat = self._beats.get(name)
+        return replace(
+            self._nodes[name],
+            heartbeat_age_s=None if beat is None else max(0.0, self._clock() - beat),
+            claims=tuple(claim for _, claim in sorted(self._claims[name].items())),
+        )
+
+    def _holds(self, record: Instance, change: Change) -> bool:
+        return (
+            record.node == change.node
+            and record.generation == change.generation
+            and self._epochs[change.node] == change.epoch
+            and (record.status is change.status or record.status in may_precede(change.status))
+        )
+
+    def _changed(self, record: Instance, change: Change) -> Instance:
+        now = self._clock()
+        defaults = {
+            "progress": None, "stage": "", "reason": "", "port": None, "pid": None,
+        }  # fmt: skip
+        fields = {
+            name: defaults.get(name) if value is None else value
+            for name, value in change.fields.items()
+        }
+        changed = replace(
+            record,
+            observed_generation=change.generation,
+            status=change.status,
+            **fields,  # type: ignore[arg-type]
+        )
+        if change.status is record.status:
+            return changed
+        if change.status is Status.STARTING:
+            changed = replace(changed, started_at=now)
+        if change.status is Status.RUNNING:
+            changed = replace(changed, ready_at=now, last_active=now)
+        if change.status in RELEASED:
+            changed = replace(changed, ended_at=now, engine_key="")
+        return changed
+
+    def _ask_to_stop(self, record: Instance, reason: str, by: str) -> None:
+        self._instances[record.instance_id] = replace(
+            record,
+            desired=Desired.STOPPED,
+            stop_reason=reason,
+            generation=record.generation + 1,
+        )
+        self._event(record.instance_id, by, "desired=stopped", reason)
+
+    def _forget_old(self) -> None:
+        oldest = self._clock() - KEEP_ENDED_S
+        for record in list(self._instances.values()):
+            if record.status in RELEASED and (record.ended_at or 0.0) <= oldest:
+                for kept in (self._instances, self._events, self._logs):
+                    kept.pop(record.instance_id, None)  # type: ignore[attr-defined]
+
+    def _event(self, instance_id: str, by: str, status: str, reason: str) -> None:
+        event = Event(at=self._clock(), by=by, status=str(status), reason=reason)
+        self._events[instance_id].append(event)
+        self._publish(instance_id)
+
+    def _publish(self, instance_id: str) -> None:
+        for heard in self._listeners:
+            heard.put(instance_id)

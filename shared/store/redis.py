@@ -1,0 +1,261 @@
+"""The store on Redis 6.2 or newer, or Valkey."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from shared.domain.instance import Instance, may_precede
+from shared.domain.node import Claim, Node
+from shared.errors import StoreUnavailable
+from shared.store import EVENTS, KEEP_ENDED_S, LOG_LINES, Change, Event, scripts
+from shared.store.codec import decode_gpus, decode_instance, encode, encode_gpus, encode_instance
+from shared.store.keys import Keys
+
+SOCKET_TIMEOUT_S = 2.0  # a frozen Redis must not freeze us: without it a command waits for ever
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def connect(url: str) -> redis.Redis:
+    """Return a client of the server at `url`; connects at its first command, never retries."""
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        health_check_interval=30,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def _answering(
+    method: Callable[Concatenate[RedisStore, P], R],
+) -> Callable[Concatenate[RedisStore, P], R]:
+    @wraps(method)
+    def call(self: RedisStore, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except redis.RedisError as error:
+            raise StoreUnavailable(f"Redis does not answer: {error}") from error
+
+    return call
+
+
+class RedisStore:
+    """Keeps the `Store` promise; safe to share between threads."""
+
+    def __init__(self, client: redis.Redis, keys: Keys | None = None) -> None:
+        self._redis: Any = client  # redis-py types one method as sync and async at once
+        self._keys = keys or Keys()
+        self._announce = self._script(scripts.ANNOUNCE)
+        self._heartbeat = self._script(scripts.HEARTBEAT)
+        self._create = self._script(scripts.CREATE)
+        self._stop = self._script(scripts.STOP)
+        self._apply = self._script(scripts.APPLY)
+        self._touch = self._script(scripts.TOUCH)
+        self._stop_idle = self._script(scripts.STOP_IDLE)
+
+    @_answering
+    def ping(self) -> None:
+        """Return if the store answers."""
+        self._redis.ping()
+
+    @_answering
+    def now(self) -> float:
+        """Return the store's time in epoch seconds."""
+        return self._now()
+
+    @_answering
+    def announce(self, node: Node) -> int:
+        """Record `node` as its worker starts; return its new epoch."""
+        fields = {
+            "address": node.address,
+            "max_instances": str(node.max_instances),
+            "gpus": encode_gpus(node.gpus),
+        }
+        return int(self._announce(node.name, *_flat(fields)))
+
+    @_answering
+    def heartbeat(self, name: str, epoch: int) -> bool:
+        """Say that the node lives; return False if a newer worker has announced it since."""
+        return bool(self._heartbeat(name, epoch, 1))
+
+    @_answering
+    def retire(self, name: str, epoch: int) -> None:
+        """Take the node out of placement at once, as its worker stops."""
+        self._heartbeat(name, epoch, 0)
+
+    @_answering
+    def nodes(self) -> list[Node]:
+        """Return all nodes with their claims, lost ones too, by name."""
+        names = sorted(self._redis.smembers(self._keys.nodes))
+        pipe = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipe.hgetall(self._keys.node(name))
+            pipe.hgetall(self._keys.claims(name))
+        pipe.time()
+        *answers, (seconds, micros) = pipe.execute()
+        now = seconds + micros / 1e6
+        pairs = zip(names, answers[::2], answers[1::2], strict=True)
+        return [_node(name, stored, claims, now) for name, stored, claims in pairs if stored]
+
+    @_answering
+    def create(self, instance: Instance, max_instances: int) -> bool:
+        """Record a new instance and claim its placement, in one step."""
+        return bool(
+            self._create(
+                instance.instance_id,
+                instance.node,
+                max_instances,
+                json.dumps(instance.gpus),
+                f"created, placed on {instance.node}",
+                *_flat(encode_instance(instance)),
+            )
+        )
+
+    @_answering
+    def get(self, instance_id: str) -> Instance | None:
+        """Return the record, or None if there is none (any more)."""
+        return self._read([instance_id])[0]
+
+    @_answering
+    def instances(self, *, with_ended: bool = False) -> list[Instance]:
+        """Return all that are not ended, oldest first; and those that ended in the last day."""
+        indexes = [self._keys.instances, *([self._keys.ended] if with_ended else [])]
+        found: list[Instance] = []
+        for index in indexes:
+            found += self._read_indexed(self._redis.zrange(index, 0, -1), self._redis.zrem, index)
+        return sorted(found, key=lambda record: record.created_at)
+
+    @_answering
+    def placed_on(self, node: str) -> list[Instance]:
+        """Return the node's instances that are not ended."""
+        ids = sorted(self._redis.smembers(self._keys.placed(node)))
+        return self._read_indexed(ids, self._redis.srem, self._keys.placed(node))
+
+    @_answering
+    def stop(self, instance_id: str, *, reason: str, by: str) -> Instance | None:
+        """Set `desired` to stopped; return the record, or None if there is none."""
+        self._stop(instance_id, reason, by)
+        return self._read([instance_id])[0]
+
+    @_answering
+    def apply(self, change: Change) -> bool:
+        """Write `change` and what follows from it, in one step; return False if it did not hold."""
+        removed = [name for name, value in change.fields.items() if value is None]
+        return bool(
+            self._apply(
+                change.instance_id,
+                change.node,
+                change.epoch,
+                change.generation,
+                change.status,
+                json.dumps(sorted(may_precede(change.status))),
+                change.by,
+                KEEP_ENDED_S,
+                json.dumps(removed),
+                *_flat(encode(change.fields)),
+            )
+        )
+
+    @_answering
+    def touch(self, instance_ids: Collection[str]) -> None:
+        """Say that these instances are in use now."""
+        if instance_ids:
+            self._touch(*instance_ids)
+
+    @_answering
+    def stop_idle(self, *, node: str | None = None) -> list[Instance]:
+        """Set `desired` to stopped for all that are due, of `node` or of all; return those."""
+        return [record for record in self._read(self._stop_idle(node or "")) if record]
+
+    @_answering
+    def events(self, instance_id: str) -> list[Event]:
+        """Return the changes of an instance, oldest first."""
+        entries = self._redis.xrange(self._keys.events(instance_id))
+        return [Event(**{**entry, "at": float(entry["at"])}) for _, entry in entries]
+
+    @_answering
+    def append_log(self, instance_id: str, lines: Collection[str]) -> None:
+        """Add lines to the kept log of an instance."""
+        pipe = self._redis.pipeline(transaction=False)
+        key = self._keys.log(instance_id)
+        for line in lines:
+            pipe.xadd(key, {"line": line}, maxlen=LOG_LINES, approximate=True)
+        pipe.expire(key, 30 * KEEP_ENDED_S)  # should its record never end
+        pipe.execute()
+
+    @_answering
+    def log(self, instance_id: str, tail: int) -> list[str]:
+        """Return the last `tail` kept log lines, oldest first."""
+        newest_first = self._redis.xrevrange(self._keys.log(instance_id), count=tail)
+        return [entry["line"] for _, entry in reversed(newest_first)]
+
+    def changes(self, timeout_s: float) -> Iterator[str | None]:
+        """Yield the id of each instance whose record changes, from now on."""
+        try:
+            with self._redis.pubsub() as listening:
+                listening.subscribe(self._keys.changes)
+                while True:
+                    message = listening.get_message(timeout=timeout_s)
+                    if message is None or message["type"] == "subscribe":
+                        yield None
+                    elif message["type"] == "message":
+                        yield message["data"]
+        except redis.RedisError as error:
+            raise StoreUnavailable(f"Redis does not answer: {error}") from error
+
+    def _script(self, body: str) -> Callable[..., Any]:
+        registered = self._redis.register_script(scripts.script(body, events=EVENTS))
+
+        def run(*args: object) -> object:
+            return registered(keys=[self._keys.prefix], args=args)
+
+        return run
+
+    def _now(self) -> float:
+        seconds, micros = self._redis.time()
+        return cast("float", seconds + micros / 1e6)
+
+    def _read(self, instance_ids: Collection[str]) -> list[Instance | None]:
+        pipe = self._redis.pipeline(transaction=False)
+        for instance_id in instance_ids:
+            pipe.hgetall(self._keys.instance(instance_id))
+        return [decode_instance(stored) if stored else None for stored in pipe.execute()]
+
+    def _read_indexed(
+        self, instance_ids: list[str], remove: Callable[..., object], index: str
+    ) -> list[Instance]:
+        """Read what an index lists; what has expired since is removed from it."""
+        records = self._read(instance_ids)
+        pairs = zip(instance_ids, records, strict=True)
+        if expired := [instance_id for instance_id, record in pairs if record is None]:
+            remove(index, *expired)
+        return [record for record in records if record]
+
+
+def _node(name: str, stored: dict[str, str], claims: dict[str, str], now: float) -> Node:
+    beat = stored.get("heartbeat_at")
+    return Node(
+        name=name,
+        address=stored["address"],
+        max_instances=int(stored["max_instances"]),
+        gpus=decode_gpus(stored["gpus"]),
+        heartbeat_age_s=None if beat is None else max(0.0, now - float(beat)),
+        claims=tuple(
+            Claim(instance_id=instance_id, gpus=tuple(json.loads(gpus)))
+            for instance_id, gpus in sorted(claims.items())
+        ),
+    )
+
+
+def _flat(fields: dict[str, str]) -> list[str]:
+    return [text for pair in fields.items() for text in pair]

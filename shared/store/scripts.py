@@ -1,0 +1,167 @@
+"""Lua scripts: what must be one step. Redis runs each whole, nothing comes between.
+
+KEYS[1] is the prefix of all key names (see `keys`); the fleet's Redis is one server, not a
+cluster, so scripts build the rest.
+"""
+
+from __future__ import annotations
+
+_COMMON = """
+local prefix = KEYS[1]
+local function instance_key(id) return prefix .. 'instance:' .. id end
+local function now()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) + tonumber(t[2]) / 1e6
+end
+local function number(n) return string.format('%.6f', n) end
+local function event(id, at, by, status, reason)
+  redis.call('XADD', prefix .. 'events:' .. id, 'MAXLEN', '~', ARGV_EVENTS, '*',
+    'at', number(at), 'by', by, 'status', status, 'reason', reason)
+end
+local function publish(id) redis.call('PUBLISH', prefix .. 'changes', id) end
+local function schedule(id, at)
+  local timeout = tonumber(redis.call('HGET', instance_key(id), 'timeout'))
+  if timeout > 0 then
+    redis.call('ZADD', prefix .. 'expiry', number(at + timeout), id)
+  end
+end
+local function ask_to_stop(id, at, reason, by)
+  local key = instance_key(id)
+  redis.call('HSET', key, 'desired', 'stopped', 'stop_reason', reason)
+  redis.call('HINCRBY', key, 'generation', 1)
+  redis.call('ZREM', prefix .. 'expiry', id)
+  event(id, at, by, 'desired=stopped', reason)
+  publish(id)
+end
+"""
+
+ANNOUNCE = """
+-- ARGV: name, then hash fields and values
+local key = prefix .. 'node:' .. ARGV[1]
+redis.call('SADD', prefix .. 'nodes', ARGV[1])
+redis.call('HSET', key, 'heartbeat_at', number(now()), unpack(ARGV, 2))
+return redis.call('HINCRBY', key, 'epoch', 1)
+"""
+
+HEARTBEAT = """
+-- ARGV: name, epoch, '1' to beat or '0' to retire
+local key = prefix .. 'node:' .. ARGV[1]
+if redis.call('HGET', key, 'epoch') ~= ARGV[2] then return 0 end
+if ARGV[3] == '1' then
+  redis.call('HSET', key, 'heartbeat_at', number(now()))
+else
+  redis.call('HDEL', key, 'heartbeat_at')
+end
+return 1
+"""
+
+CREATE = """
+-- ARGV: id, node, most instances of the node, JSON list of GPUs, reason, hash fields and values
+local id, node = ARGV[1], ARGV[2]
+local claims = prefix .. 'claims:' .. node
+if redis.call('HLEN', claims) >= tonumber(ARGV[3]) then return 0 end
+local wanted = {}
+for _, gpu in ipairs(cjson.decode(ARGV[4])) do wanted[gpu] = true end
+for _, held in ipairs(redis.call('HVALS', claims)) do
+  for _, gpu in ipairs(cjson.decode(held)) do
+    if wanted[gpu] then return 0 end
+  end
+end
+local at = now()
+redis.call('HSET', instance_key(id), unpack(ARGV, 6))
+redis.call('HSET', instance_key(id), 'created_at', number(at))
+redis.call('HSET', claims, id, ARGV[4])
+redis.call('SADD', prefix .. 'placed:' .. node, id)
+redis.call('ZADD', prefix .. 'instances', number(at), id)
+event(id, at, 'user', 'pending', ARGV[5])
+publish(id)
+return 1
+"""
+
+STOP = """
+-- ARGV: id, reason, by
+local key = instance_key(ARGV[1])
+local held = redis.call('HMGET', key, 'desired', 'status')
+if held[1] ~= 'running' or held[2] == 'stopped' then return 0 end
+ask_to_stop(ARGV[1], now(), ARGV[2], ARGV[3])
+return 1
+"""
+
+APPLY = """
+-- ARGV: id, node, epoch, generation, status, JSON list of statuses it may come from, by,
+--       seconds to keep ended records, JSON list of fields to remove, hash fields and values
+local id, node, status = ARGV[1], ARGV[2], ARGV[5]
+local key = instance_key(id)
+local held = redis.call('HMGET', key, 'status', 'generation', 'node')
+if not held[1] or held[2] ~= ARGV[4] or held[3] ~= node then return 0 end
+if redis.call('HGET', prefix .. 'node:' .. node, 'epoch') ~= ARGV[3] then return 0 end
+local before = held[1]
+if before ~= status then
+  local allowed = false
+  for _, from in ipairs(cjson.decode(ARGV[6])) do allowed = allowed or from == before end
+  if not allowed then return 0 end
+end
+local at = now()
+redis.call('HSET', key, 'status', status, 'observed_generation', ARGV[4])
+for _, name in ipairs(cjson.decode(ARGV[9])) do redis.call('HDEL', key, name) end
+if ARGV[10] then redis.call('HSET', key, unpack(ARGV, 10)) end
+if before ~= status then
+  if status == 'starting' then redis.call('HSET', key, 'started_at', number(at)) end
+  if status == 'running' then
+    redis.call('HSET', key, 'ready_at', number(at), 'last_active', number(at))
+    schedule(id, at)
+  else
+    redis.call('ZREM', prefix .. 'expiry', id)
+  end
+  if status == 'failed' or status == 'stopped' then
+    redis.call('HDEL', prefix .. 'claims:' .. node, id)
+    redis.call('HDEL', key, 'engine_key')
+    redis.call('HSET', key, 'ended_at', number(at))
+    for _, kept in ipairs({'instance:', 'events:', 'log:'}) do
+      redis.call('EXPIRE', prefix .. kept .. id, ARGV[8])
+    end
+  end
+  event(id, at, ARGV[7], status, redis.call('HGET', key, 'reason') or '')
+end
+if before ~= status and status == 'stopped' then
+  redis.call('SREM', prefix .. 'placed:' .. node, id)
+  redis.call('ZREM', prefix .. 'instances', id)
+  redis.call('ZADD', prefix .. 'ended', number(at), id)
+  redis.call('ZREMRANGEBYSCORE', prefix .. 'ended', '-inf', number(at - tonumber(ARGV[8])))
+end
+publish(id)
+return 1
+"""
+
+TOUCH = """
+-- ARGV: ids
+local at = now()
+for _, id in ipairs(ARGV) do
+  local held = redis.call('HMGET', instance_key(id), 'status', 'desired')
+  if held[1] == 'running' and held[2] == 'running' then
+    redis.call('HSET', instance_key(id), 'last_active', number(at))
+    schedule(id, at)
+  end
+end
+"""
+
+STOP_IDLE = """
+-- ARGV: node or ''
+local at = now()
+local stopped = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'expiry', '-inf', number(at))) do
+  local held = redis.call('HMGET', instance_key(id), 'status', 'desired', 'node', 'timeout')
+  if held[1] ~= 'running' or held[2] ~= 'running' then
+    redis.call('ZREM', prefix .. 'expiry', id)
+  elseif ARGV[1] == '' or ARGV[1] == held[3] then
+    ask_to_stop(id, at, 'idle for ' .. held[4] .. ' s, its timeout', 'idle')
+    table.insert(stopped, id)
+  end
+end
+return stopped
+"""
+
+
+def script(body: str, *, events: int) -> str:
+    """Return a whole script: the functions that all share, then `body`."""
+    return _COMMON.replace("ARGV_EVENTS", str(events)) + body

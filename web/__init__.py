@@ -1,0 +1,1 @@
+"""The web tier: REST for instances, and the proxy to their engines."""

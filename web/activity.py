@@ -1,0 +1,73 @@
+"""Which instances are in use, reported to the store once a second.
+
+An instance with a request under way is in use the whole time, so its idleness begins at the end of
+its last request, to the second.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+
+from shared.errors import StoreUnavailable
+from shared.store import Store
+
+_INTERVAL_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Activity:
+    """Counts requests under way; knows nothing of what they are."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._under_way: Counter[str] = Counter()
+        self._ended: set[str] = set()  # since the last report
+        self._closed = threading.Event()
+
+    def start(self) -> None:
+        """Begin to report, in a thread of its own."""
+        threading.Thread(target=self._run, name="activity", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop reporting."""
+        self._closed.set()
+
+    def begin(self, instance_id: str) -> None:
+        """Note that a request to the instance is under way."""
+        with self._lock:
+            self._under_way[instance_id] += 1
+
+    def end(self, instance_id: str) -> None:
+        """Note that a request to the instance has ended."""
+        with self._lock:
+            self._under_way[instance_id] -= 1
+            if not self._under_way[instance_id]:
+                del self._under_way[instance_id]
+            self._ended.add(instance_id)
+
+    def report(self) -> None:
+        """Tell the store what is in use or was since the last report.
+
+        Raises:
+            StoreUnavailable: nothing is forgotten; the next report says it all.
+        """
+        with self._lock:
+            ended, self._ended = self._ended, set()
+            used = ended | self._under_way.keys()
+        try:
+            self._store.touch(used)
+        except StoreUnavailable:
+            with self._lock:
+                self._ended |= ended
+            raise
+
+    def _run(self) -> None:
+        while not self._closed.wait(_INTERVAL_S):
+            try:
+                self.report()
+            except StoreUnavailable as error:
+                log.debug("use not reported: %s", error)

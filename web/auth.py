@@ -1,0 +1,83 @@
+"""Who may ask. Until API keys exist: only this machine, because whoever can create an instance can
+run code on a node.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from flask import Flask, request
+
+from shared.errors import Unauthorized
+
+_FORWARDING = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+_OPEN_PATHS = frozenset({"/healthz"})
+_WHAT_TO_DO = (
+    "this fleet has no API keys, so it answers only programs on its own machine, because whoever "
+    "can create an instance can run code; call it from there at http://localhost, or through an "
+    "SSH tunnel (ssh -L 5000:localhost:5000 this-machine)"
+)
+
+
+def add_auth(app: Flask) -> None:
+    """Have every request checked before anything looks at it."""
+    own_names = frozenset({"localhost", socket.gethostname().lower()})
+
+    @app.before_request
+    def check() -> None:
+        if request.path not in _OPEN_PATHS:
+            check_local(request.remote_addr, request.headers, own_names)
+
+
+def check_local(peer: str | None, headers: Mapping[str, str], own_names: frozenset[str]) -> None:
+    """Return if the request comes from a program on this machine.
+
+    Args:
+        peer: address at the other end of the connection.
+        headers: of the request, looked up without regard to case.
+        own_names: names of this machine, in lower case, besides its loopback addresses.
+
+    Raises:
+        Unauthorized: it does not, or it may be a web page's; says which and what to do.
+    """
+    if not _is_loopback(peer or ""):
+        raise Unauthorized(f"request from {peer}: {_WHAT_TO_DO}")
+    for name in _FORWARDING:
+        if name in headers:
+            raise Unauthorized(f"request with the header {name}, from elsewhere: {_WHAT_TO_DO}")
+    # A page of any site can make a browser on this machine ask; its Host or Origin tells.
+    host = _host_name(headers.get("Host", ""))
+    if not _is_own(host, own_names):
+        raise Unauthorized(f"request for host {host!r}, not a name of this machine: {_WHAT_TO_DO}")
+    origin = headers.get("Origin")
+    if origin is not None and not _is_own(urlsplit(origin).hostname or "", own_names):
+        raise Unauthorized(f"request by a page of {origin}: {_WHAT_TO_DO}")
+    if headers.get("Sec-Fetch-Site") == "cross-site":
+        raise Unauthorized(f"request by a page of another site: {_WHAT_TO_DO}")
+
+
+def _is_own(host: str, own_names: frozenset[str]) -> bool:
+    return host in own_names or _is_loopback(host)
+
+
+def _host_name(host: str) -> str:
+    """Return a Host header without its port, in lower case; '' if it is malformed."""
+    try:
+        split = urlsplit(f"//{host}")
+        _ = split.port
+    except ValueError:
+        return ""
+    # What a host cannot hold would make the URL parser see less than others see.
+    if split.path or split.query or split.fragment or split.username is not None:
+        return ""
+    return split.hostname or ""
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,52 @@
+"""gunicorn's threaded worker, with the errors it answers itself in the one JSON shape."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from http import HTTPStatus
+
+from gunicorn.workers.gthread import ThreadWorker
+
+from web.errors import error_body
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3})")
+
+
+class JsonErrorWorker(ThreadWorker):  # type: ignore[misc]
+    """Answers requests that never reach Flask (malformed, too large) as Flask's errors look."""
+
+    def handle_error(self, req: object, client: object, addr: object, exc: Exception) -> None:
+        """Let gunicorn judge and log; send its verdict in our words."""
+        written = _Recorder(client)
+        super().handle_error(req, written, addr, exc)
+        found = _STATUS_LINE.match(written.data)
+        status = HTTPStatus(int(found.group(1))) if found else HTTPStatus.BAD_REQUEST
+        message = str(exc) if status < HTTPStatus.INTERNAL_SERVER_ERROR else status.phrase
+        body = error_body(status, f"request: {message}", code=status.name.lower())
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        with suppress(OSError):  # the caller may have gone
+            client.sendall(head.encode() + body)  # type: ignore[attr-defined]
+
+
+class _Recorder:
+    """Stands for the caller's socket while gunicorn writes its HTML to it."""
+
+    def __init__(self, client: object) -> None:
+        self._client = client
+        self.data = b""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._client, name)
+
+    def sendall(self, data: bytes) -> None:
+        """Keep what was meant for the caller."""
+        self.data += data
+
+    send = sendall
+
+    def setblocking(self, flag: object) -> None:
+        """Leave the real socket as it is."""

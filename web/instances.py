@@ -1,0 +1,172 @@
+"""/instances: create, list, look, stop, read the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from http import HTTPStatus
+from time import monotonic
+
+from flask import Blueprint, Response, jsonify, request, url_for
+
+from shared.domain import params
+from shared.domain.instance import SETTLED, Instance, Status, new_instance_id
+from shared.domain.node import Node
+from shared.domain.placement import Placement, choose_placement
+from shared.errors import NoCapacity, NotFound
+from shared.queue import Doorbells
+from shared.settings import Settings
+from shared.store import Store
+from web import schemas
+from web.caller import caller_socket, is_gone
+from web.routing import RoutingTable
+
+_CLAIM_TRIES = 10  # lost races for a place, before we say there is none
+_LOOK_FOR_CALLER_S = 1.0  # while waiting on a caller's behalf
+_HIDDEN = frozenset({"engine_key", "observed_generation", "boot_id", "start_time"})
+_SHOWN = tuple(field.name for field in fields(Instance) if field.name not in _HIDDEN)
+_CONVERGED = frozenset({Status.STOPPED, Status.STOP_FAILED})
+
+
+class Instances:
+    """The REST views of instances."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        doorbells: Doorbells,
+        table: RoutingTable,
+        base_params: Mapping[str, object],
+    ) -> None:
+        """Wire the views.
+
+        Args:
+            base_params: what every instance begins with: defaults and VLLM_CONFIG, merged.
+        """
+        self._settings = settings
+        self._store = store
+        self._doorbells = doorbells
+        self._table = table
+        self._base_params = base_params
+
+    def blueprint(self) -> Blueprint:
+        """Return the routes."""
+        routes = Blueprint("instances", __name__, url_prefix="/instances")
+        routes.post("")(self.create)
+        routes.get("")(self.list)
+        routes.get("/<instance_id>")(self.get)
+        routes.delete("/<instance_id>")(self.delete)
+        routes.get("/<instance_id>/logs")(self.logs)
+        return routes
+
+    def create(self) -> tuple[Response, int, dict[str, str]]:
+        """Record a new instance, claim its place, ring its node."""
+        asked = schemas.create_request(request.get_data())
+        wait_s = schemas.wait_seconds(request.args.get("wait"))
+        merged = params.merge(self._base_params, asked.params)
+        timeout = self._settings.vllm_default_timeout_s if asked.timeout is None else asked.timeout
+        instance = self._claim(
+            Instance(
+                instance_id=new_instance_id(asked.model_name),
+                model_name=asked.model_name,
+                params=merged,
+                timeout=timeout,
+                node="",
+            ),
+            params.gpu_count(merged),
+        )
+        self._doorbells.start(instance)
+        instance = self._wait(instance.instance_id, _is_settled, wait_s)
+        status = HTTPStatus.CREATED if _is_settled(instance) else HTTPStatus.ACCEPTED
+        location = url_for("instances.get", instance_id=instance.instance_id)
+        return self._shown(instance), status, {"Location": location}
+
+    def list(self) -> Response:
+        """Return id → record of all that are not ended; with ?all=1 of those, too."""
+        with_ended = schemas.flag("all", request.args.get("all"))
+        nodes = {node.name: node for node in self._store.nodes()}
+        found = self._store.instances(with_ended=with_ended)
+        return jsonify({i.instance_id: public(i, nodes.get(i.node)) for i in found})
+
+    def get(self, instance_id: str) -> Response:
+        """Return the record."""
+        return self._shown(self._known(instance_id))
+
+    def delete(self, instance_id: str) -> tuple[Response, int]:
+        """Ask the instance to stop; say `deleted` once it is verified gone."""
+        wait_s = schemas.wait_seconds(request.args.get("wait"))
+        instance = self._store.stop(instance_id, reason="deleted by request", by="user")
+        if instance is None:
+            raise NotFound(f"no instance {instance_id}")
+        if not instance.ended:
+            self._doorbells.stop(instance)
+            instance = self._wait(instance_id, _is_converged, wait_s)
+        if instance.ended:
+            return jsonify({"status": "deleted", "instance_id": instance_id}), HTTPStatus.OK
+        return self._shown(instance), HTTPStatus.ACCEPTED
+
+    def logs(self, instance_id: str) -> Response:
+        """Return the last lines of the engine's log, as text."""
+        tail = schemas.tail_lines(request.args.get("tail"))
+        self._known(instance_id)
+        text = "".join(f"{line}\n" for line in self._store.log(instance_id, tail))
+        return Response(text, content_type="text/plain; charset=utf-8")
+
+    def _claim(self, instance: Instance, gpu_count: int) -> Instance:
+        for _ in range(_CLAIM_TRIES):
+            nodes = self._store.nodes()
+            place: Placement = choose_placement(nodes, gpu_count)
+            placed = replace(instance, node=place.node, gpus=place.gpus)
+            most = next(node.max_instances for node in nodes if node.name == place.node)
+            if self._store.create(placed, most):
+                return placed
+        raise NoCapacity("others were faster at every free place; try again")
+
+    def _wait(
+        self, instance_id: str, done: Callable[[Instance], bool], timeout_s: float
+    ) -> Instance:
+        if timeout_s == 0:
+            return self._known(instance_id)
+        caller = caller_socket(request.environ)
+        deadline = monotonic() + timeout_s
+        while True:
+            left = deadline - monotonic()
+            instance = self._table.wait_for(instance_id, done, min(left, _LOOK_FOR_CALLER_S))
+            if done(instance) or left <= _LOOK_FOR_CALLER_S or is_gone(caller):
+                return self._known(instance_id)
+
+    def _known(self, instance_id: str) -> Instance:
+        instance = self._store.get(instance_id)
+        if instance is None:
+            raise NotFound(f"no instance {instance_id}")
+        return instance
+
+    def _shown(self, instance: Instance) -> Response:
+        node = next((n for n in self._store.nodes() if n.name == instance.node), None)
+        return jsonify(public(instance, node))
+
+
+def public(instance: Instance, node: Node | None) -> dict[str, object]:
+    """Return the record as callers see it: no secrets, and how its node is."""
+    shown: dict[str, object] = {name: getattr(instance, name) for name in _SHOWN}
+    return {
+        **shown,
+        "status": instance.shown_status,
+        "exit": str(instance.exit) if instance.exit else None,
+        "node_status": _node_status(node),
+    }
+
+
+def _node_status(node: Node | None) -> str:
+    if node is None or node.heartbeat_age_s is None:
+        return "lost: its worker has stopped"
+    return f"lost: silent for {node.heartbeat_age_s:.0f} s" if node.lost else "alive"
+
+
+def _is_settled(instance: Instance) -> bool:
+    return instance.status in SETTLED
+
+
+def _is_converged(instance: Instance) -> bool:
+    return instance.status in _CONVERGED

@@ -1,0 +1,159 @@
+"""Request bodies and arguments: read, checked, refused with the field's name."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shared.domain import params
+from shared.errors import InvalidRequest
+
+_FIELDS = ("model_name", "params", "timeout")
+_MODEL_NAME_CHARS = 512
+_MAX_TIMEOUT_S = 10 * 365 * 86_400
+MAX_WAIT_S = 3_600.0
+MAX_TAIL = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateRequest:
+    """Body of POST /instances, checked."""
+
+    model_name: str
+    params: Mapping[str, object]  # in normal form; None removes what is inherited
+    timeout: int | None  # idle seconds; None: the default
+
+
+def create_request(body: bytes) -> CreateRequest:
+    """Return the checked body of POST /instances.
+
+    Raises:
+        InvalidRequest: names the field, what was wrong and what would be right.
+    """
+    fields = _json_object(body)
+    for name in fields:
+        if name not in _FIELDS:
+            raise InvalidRequest(
+                f"{name}: unknown field; the fields are {', '.join(_FIELDS)}", field=name
+            )
+    return CreateRequest(
+        model_name=_model_name(fields.get("model_name")),
+        params=params.checked(_params(fields.get("params")), field="params"),
+        timeout=_timeout(fields.get("timeout")),
+    )
+
+
+def wait_seconds(text: str | None) -> float:
+    """Return how long a caller wants to wait, from `?wait=`; 0 if it does not.
+
+    Raises:
+        InvalidRequest: it is not a number of seconds in range.
+    """
+    if text is None:
+        return 0.0
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= MAX_WAIT_S:
+        raise InvalidRequest(
+            f"wait: {text!r} is not a number of seconds from 0 to {MAX_WAIT_S:g}", field="wait"
+        )
+    return seconds
+
+
+def tail_lines(text: str | None) -> int:
+    """Return how many log lines a caller wants, from `?tail=`.
+
+    Raises:
+        InvalidRequest: it is not a whole number in range.
+    """
+    if text is None:
+        return 100
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MAX_TAIL):
+        raise InvalidRequest(
+            f"tail: {text!r} is not a whole number from 1 to {MAX_TAIL}", field="tail"
+        )
+    return int(text)
+
+
+def flag(name: str, text: str | None) -> bool:
+    """Return a yes-or-no argument of the query string.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    match (text or "0").lower():
+        case "1" | "true":
+            return True
+        case "0" | "false":
+            return False
+    raise InvalidRequest(f"{name}: {text!r} is neither 1 nor 0", field=name)
+
+
+def _json_object(body: bytes) -> dict[str, object]:
+    try:
+        fields = json.loads(body, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"body: not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise InvalidRequest('body: must be a JSON object like {"model_name": "org/model"}')
+    return fields
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequest(f"{twice}: given twice", field=twice)
+    return fields
+
+
+def _no_constant(name: str) -> object:
+    raise InvalidRequest(f"body: {name} is not JSON")
+
+
+def _model_name(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidRequest(
+            "model_name: required, a string: a name on the model hub, a folder in MODELS_DIR or "
+            "an absolute path on the node",
+            field="model_name",
+        )
+    fault = None
+    if len(value) > _MODEL_NAME_CHARS:
+        fault = f"is {len(value)} characters long, at most {_MODEL_NAME_CHARS} fit"
+    elif value != value.strip() or not value.isprintable():
+        fault = f"{value!r} holds spaces around it or control characters"
+    elif value.startswith("-"):
+        fault = f"{value!r} would be read as a flag"
+    elif ".." in value.split("/"):
+        fault = f"{value!r} climbs out of its folder with '..'"
+    if fault:
+        raise InvalidRequest(f"model_name: {fault}", field="model_name")
+    return value
+
+
+def _params(value: object) -> Mapping[str, object]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidRequest(
+            'params: must be an object like {"max_model_len": 4096}', field="params"
+        )
+    return value
+
+
+def _timeout(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_TIMEOUT_S:
+        raise InvalidRequest(
+            f"timeout: {value!r} is not a whole number of idle seconds from 0 (never) to "
+            f"{_MAX_TIMEOUT_S}",
+            field="timeout",
+        )
+    return value

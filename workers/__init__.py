@@ -1,0 +1,1 @@
+"""One node's side: the Celery worker, its supervisor, and one shim per engine."""

@@ -1,0 +1,52 @@
+"""This node's Celery worker: `python -m workers`. One per node; a second one refuses to start."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sys
+from pathlib import Path
+
+from shared.settings import Settings
+
+ALREADY_RUNS = 3  # exit status
+
+
+def main() -> None:
+    """Run the worker until it is told to stop."""
+    settings = Settings.load_or_exit()
+    logging.basicConfig(
+        level=logging.DEBUG if settings.app_debug else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    if not _hold(settings.run_dir / "worker.lock"):
+        sys.stderr.write(f"a worker already runs with RUN_DIR={settings.run_dir}; one per node\n")
+        sys.exit(ALREADY_RUNS)
+    from workers.app import app  # noqa: PLC0415 - connects to Redis: only once we hold the node
+
+    app.worker_main(
+        [
+            "worker",
+            "--pool=threads",
+            "--concurrency=4",
+            f"--hostname=worker@{settings.node_name}",
+            "--without-gossip",
+            "--without-mingle",
+            f"--loglevel={'DEBUG' if settings.app_debug else 'INFO'}",
+        ]
+    )
+
+
+def _hold(path: Path) -> bool:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True  # held, open, until this process ends
+
+
+if __name__ == "__main__":
+    main()

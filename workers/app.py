@@ -1,0 +1,28 @@
+"""The Celery application of worker, beat and Flower: `celery --app workers.app …`."""
+
+from __future__ import annotations
+
+from shared import queue
+from shared.settings import Settings
+from shared.store.redis import RedisStore, connect
+from workers.bootstep import SupervisorStep, SupervisorThread
+from workers.tasks import add_tasks
+from workers.waker import Waker
+
+settings = Settings.load_or_exit()
+app = queue.celery_app(settings, keep_results=True)
+app.conf.task_queues = [queue.node_queue(settings.node_name), queue.sweeps_queue()]
+app.conf.beat_scheduler = "celery.beat:Scheduler"  # in memory: its file corrupts at a kill
+app.conf.beat_schedule = {
+    "expire-idle": {
+        "task": queue.EXPIRE_IDLE,
+        "schedule": settings.idle_sweep_interval_s,
+        "options": {"queue": queue.SWEEPS, "expires": 2 * settings.idle_sweep_interval_s},
+    },
+}
+
+_store = RedisStore(connect(settings.redis_url))
+_waker = Waker()
+add_tasks(app, node=settings.node_name, store=_store, waker=_waker)
+SupervisorStep.thread = SupervisorThread(settings, _store, _waker)
+app.steps["worker"].add(SupervisorStep)

@@ -1,0 +1,126 @@
+"""The supervisor's thread, as a part of the Celery worker.
+
+A bootstep, because `stop` and `terminate` run at TERM, QUIT and fatal errors, where Celery's
+signals do not all fire. Nothing depends on them: at KILL, engines live on and are adopted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from typing import Any
+
+from celery import bootsteps
+
+from shared.errors import StoreUnavailable
+from shared.settings import Settings
+from shared.store import Store
+from workers.gpus import list_gpus
+from workers.supervisor import BUSY_PASS_S, Superseded, Supervisor
+from workers.waker import Waker
+
+_STORE_PAUSE_S = 1.0  # between tries while Redis does not answer
+_VERIFY_S = 15.0  # after SIGTERM's patience: SIGKILL, and seeing that nothing is left
+
+log = logging.getLogger(__name__)
+
+
+class SupervisorThread:
+    """Runs a supervisor until told to stop. The only thread of a worker that spawns processes."""
+
+    def __init__(self, settings: Settings, store: Store, waker: Waker) -> None:
+        self._settings = settings
+        self._store = store
+        self._waker = waker
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look after the node."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, and the engines unless KEEP_ENGINES; blocks until they are gone."""
+        self._stopping.set()
+        self._waker.ring()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        supervisor = Supervisor(self._settings, self._store, list_gpus())
+        try:
+            self._supervise(supervisor)
+            self._leave(supervisor)
+        except Superseded as error:
+            log.error("%s: this worker ends, its engines stay", error)  # noqa: TRY400
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _supervise(self, supervisor: Supervisor) -> None:
+        self._until_answered(supervisor.announce)
+        while not self._stopping.is_set():
+            pause = self._until_answered(supervisor.look)
+            self._waker.watch(supervisor.watched_pids())
+            self._waker.sleep(_STORE_PAUSE_S if pause is None else pause)
+
+    def _until_answered(self, ask: Any) -> float | None:  # noqa: ANN401 - announce or look
+        told = False
+        while not self._stopping.is_set():
+            try:
+                pause: float | None = ask()
+            except StoreUnavailable as error:
+                if not told:
+                    log.warning("%s; engines go on, trying again every second", error)
+                told = True
+                self._stopping.wait(_STORE_PAUSE_S)
+            else:
+                if told:
+                    log.info("Redis answers again")
+                return pause
+        return None
+
+    def _leave(self, supervisor: Supervisor) -> None:
+        if not self._settings.keep_engines:
+            self._end_engines(supervisor)
+        try:
+            supervisor.close()
+        except StoreUnavailable as error:
+            log.warning("%s: the node will be seen as lost", error)
+
+    def _end_engines(self, supervisor: Supervisor) -> None:
+        log.info("ending this node's engines (KEEP_ENGINES=true would leave them)")
+        pauses = int((self._settings.stop_timeout_s + _VERIFY_S) / BUSY_PASS_S)
+        for turn in range(pauses):
+            try:
+                if turn == 0:
+                    supervisor.stop_all(f"the worker of {self._settings.node_name} was stopped")
+                recorded = supervisor.look() > BUSY_PASS_S
+            except StoreUnavailable as error:
+                recorded = True  # nothing more can be; the run directories keep the reason
+                if turn == 0:
+                    log.warning("%s: engines end without being recorded", error)
+            if recorded and supervisor.idle:
+                return
+            self._waker.watch(supervisor.watched_pids())
+            self._waker.sleep(BUSY_PASS_S)
+        log.error("some engines could not be ended; their shims go on trying")
+
+
+class SupervisorStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Hangs the supervisor's thread into the worker's life."""
+
+    requires = ("celery.worker.components:Pool",)
+    thread: SupervisorThread | None = None  # set by workers.app before the worker starts
+
+    def start(self, parent: object) -> None:
+        """Begin once the pool stands."""
+        if self.thread is not None:
+            self.thread.start()
+
+    def stop(self, parent: object) -> None:
+        """End at SIGTERM and at fatal errors."""
+        if self.thread is not None:
+            self.thread.stop()
+
+    terminate = stop  # at SIGQUIT

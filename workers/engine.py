@@ -1,0 +1,252 @@
+"""One engine of this node, as its supervisor holds it: look at it, spawn it, end it.
+
+Everything that matters is in the run directory and in the process table, so a new worker that
+finds the directory takes over where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from time import monotonic, time
+
+from shared.domain import params
+from shared.domain.instance import Exit, Instance, Status
+from shared.domain.reconcile import Ended, Observation
+from shared.settings import ROOT
+from workers import gpus, ports, probe, process_tree
+from workers.log_tail import LogTail
+from workers.process_tree import Identity, Marks
+from workers.run_directory import RunDirectory
+from workers.stages import Load, follow
+
+_SHIM_STARTS_S = 5.0  # a shim without a lock is still being born for so long, not dead
+_KILL_S = 1.0  # one turn of killing; the supervisor comes back while anything is left
+_PORT_CLOSES_S = 10.0  # then whoever holds the port is a stranger: nothing of ours runs
+LAST_LOG_LINES = 50
+STOPPED = str(Status.STOPPED)
+FAILED = str(Status.FAILED)
+
+
+class Engine:
+    """One engine. Not thread-safe: only the supervisor's thread calls it; probes run elsewhere."""
+
+    def __init__(self, instance_id: str, run: RunDirectory, prober: Executor) -> None:
+        self.instance_id = instance_id
+        self.load = Load()
+        self.last_lines: list[str] = []
+        self._run = run
+        self._prober = prober
+        self._tail = LogTail(run)
+        self._shim: subprocess.Popen[bytes] | None = None
+        self._ready: Future[bool] | None = None
+        self._unfinished: Future[float | None] | None = None
+        self._last_progress_at = monotonic()
+        self._stop_begun_at: float | None = None
+        self._terminated_at: float | None = None
+        self._tree_gone_at: float | None = None
+
+    # what it looks like
+
+    @property
+    def launch(self) -> dict[str, object] | None:
+        """What it was started with; None if it never was."""
+        return self._run.read("launch")
+
+    @property
+    def stop_note(self) -> dict[str, str] | None:
+        """Why it was told to stop and what it is to become; None if it was not."""
+        return self._run.read("stop")
+
+    @property
+    def leader(self) -> Identity | None:
+        """The engine's first process; None until it is spawned, or since another boot."""
+        state = self._run.read("state")
+        if state is None or state["boot_id"] != process_tree.boot_id():
+            return None
+        return Identity(state["pid"], state["start_time"])
+
+    def observe(self, record: Instance) -> Observation:
+        """Return what the engine looks like now; asks it nothing that could block."""
+        ended = self._ended(record)
+        return Observation(
+            ended=ended,
+            ready=ended is Ended.ALIVE and record.status is Status.STARTING and self._is_ready(),
+            exit=self._exit(),
+            busy=ended is Ended.ALIVE and self._is_busy(record),
+            told_to_stop=(self.stop_note or {}).get("outcome") == STOPPED,
+            stop_begun_at=self._stop_begun_at,
+            terminated_at=self._terminated_at,
+            last_progress_at=self._last_progress_at,
+        )
+
+    def read_log(self) -> list[str]:
+        """Return new log lines, with the engine's key blotted out; follows the load in them."""
+        lines = self._tail.read()
+        if lines:
+            key = str((self.launch or {}).get("key") or "") or None
+            lines = [line.replace(key, "[key]") if key else line for line in lines]
+            self._last_progress_at = monotonic()
+            self.load = follow(self.load, lines)
+            self.last_lines = [*self.last_lines, *lines][-LAST_LOG_LINES:]
+        return lines
+
+    def log_passed_on(self) -> None:
+        """Remember that the lines read so far need not be read again."""
+        self._tail.remember()
+
+    def watched_pids(self) -> list[int]:
+        """Return the pids whose end is news: the first process and the shim."""
+        leader, shim = self.leader, self._run.lock_holder()
+        return [pid for pid in (leader.pid if leader else None, shim) if pid is not None]
+
+    # what can be done to it
+
+    def spawn(self, launch: dict[str, object]) -> None:
+        """Start the shim, which starts the engine; returns at once."""
+        self._run.make()
+        self._run.write("launch", launch)
+        self._last_progress_at = monotonic()
+        self._shim = subprocess.Popen(  # noqa: S603 - a list of words, no shell
+            [sys.executable, "-m", "workers.shim", str(self._run.path)],
+            cwd=ROOT,
+            env={"PATH": os.defpath},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def begin_stop(self) -> None:
+        """Note that no new requests come; those that run may end."""
+        self._stop_begun_at = self._stop_begun_at or monotonic()
+
+    def terminate(self, reason: str, outcome: str) -> None:
+        """Tell the shim to end the engine, with SIGTERM first; returns at once.
+
+        Args:
+            reason: why, kept in the run directory with `outcome`, in case this worker dies.
+            outcome: STOPPED or FAILED, what the instance is to become.
+        """
+        self._terminated_at = self._terminated_at or monotonic()
+        if self._run.path.is_dir():
+            self._run.write("stop", {"reason": reason, "outcome": outcome, "at": time()})
+        if shim := self._run.lock_holder():
+            with suppress(ProcessLookupError):
+                os.kill(shim, signal.SIGTERM)
+        elif (leader := self.leader) and leader.alive:
+            os.kill(leader.pid, signal.SIGTERM)
+
+    def kill(self) -> set[int]:
+        """SIGKILL everything of the engine that is left; return the pids that resist."""
+        return process_tree.kill(self._members, _KILL_S)
+
+    def members(self) -> set[int]:
+        """Return the pids of all its living processes."""
+        return self._members()
+
+    def close(self) -> None:
+        """Let go of its log."""
+        self._tail.close()
+
+    # how it is seen
+
+    def _ended(self, record: Instance) -> Ended:
+        if self._shim is not None:
+            self._shim.poll()  # reap it
+        if self.launch is None:
+            return Ended.NOT_SPAWNED
+        leader = self.leader
+        if self._shim_lives():
+            if self._run.read("exit") is not None or (leader and not leader.alive):
+                return Ended.ENDING
+            return Ended.ALIVE
+        if self._members():
+            return Ended.LEFTOVERS
+        return Ended.GONE if self._released(record) else Ended.LEFTOVERS
+
+    def _shim_lives(self) -> bool:
+        if self._shim is not None and self._shim.returncode is None:
+            return True
+        if self._run.lock_holder() is not None:
+            return True
+        age = self._run.age_of("launch", time())
+        being_born = self._run.read("state") is None and self._run.read("exit") is None
+        return self._shim is None and being_born and age is not None and age < _SHIM_STARTS_S
+
+    def _members(self) -> set[int]:
+        marks = Marks(self.instance_id, self._run.work, self.leader, self._run.lock_holder())
+        return process_tree.members(marks)
+
+    def _released(self, record: Instance) -> bool:
+        self._tree_gone_at = self._tree_gone_at or monotonic()
+        if record.port is not None and not ports.is_released(record.host, record.port):
+            return monotonic() - self._tree_gone_at > _PORT_CLOSES_S
+        # The driver may list a dead process for seconds after its end: its memory is not free.
+        return all(process_tree.start_time(pid) for pid in gpus.pids_on(record.gpus))
+
+    def _exit(self) -> Exit | None:
+        found = self._run.read("exit")
+        return Exit(code=found["code"], signal=found["signal"], at=found["at"]) if found else None
+
+    # what it says itself
+
+    def _is_ready(self) -> bool:
+        if self._ready is None or self._ready.done():
+            answered = self._ready.result() if self._ready else False
+            self._ready = None if answered else self._ask_ready()
+            return answered
+        return False
+
+    def _ask_ready(self) -> Future[bool] | None:
+        launch = self.launch
+        if launch is None:
+            return None
+        return self._prober.submit(
+            probe.is_ready, str(launch["url"]), str(launch["key"]), _names(launch)
+        )
+
+    def _is_busy(self, record: Instance) -> bool:
+        if record.status is not Status.STOPPING or record.ready_at is None:
+            return False
+        if self._unfinished is None:
+            self._unfinished = self._ask_unfinished()
+            return True
+        if not self._unfinished.done():
+            return True
+        unfinished = self._unfinished.result()
+        if unfinished:
+            self._unfinished = self._ask_unfinished()
+        return bool(unfinished)
+
+    def _ask_unfinished(self) -> Future[float | None]:
+        return self._prober.submit(probe.unfinished_requests, str((self.launch or {})["url"]))
+
+
+def _names(launch: dict[str, object]) -> Sequence[str]:
+    names = launch["names"]
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def launch_of(
+    record: Instance, *, command: list[str], env: dict[str, str], stop_timeout_s: float
+) -> dict[str, object]:
+    """Return what launch.json says of `record`, whose host, port and key are chosen."""
+    host = f"[{record.host}]" if ":" in record.host else record.host
+    return {
+        "instance_id": record.instance_id,
+        "generation": record.generation,
+        "command": command,
+        "env": env,
+        "host": record.host,
+        "port": record.port,
+        "url": f"http://{host}:{record.port}",
+        "key": record.engine_key,
+        "names": list(params.served_names(record.model_name, record.params)),
+        "stop_timeout_s": stop_timeout_s,
+    }

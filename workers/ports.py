@@ -1,0 +1,67 @@
+"""Which ports of this node are free for an engine."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from shared.errors import NoCapacity
+
+_TIME_WAIT = "06"  # /proc/net/tcp; the kernel's include/net/tcp_states.h
+
+
+def choose_port(host: str, ports: Iterable[int], taken: Collection[int]) -> int:
+    """Return the first of `ports` that is neither in `taken` nor held by any process.
+
+    Raises:
+        NoCapacity: none is free.
+    """
+    tried = [port for port in ports if port not in taken]
+    for port in tried:
+        if is_free(host, port):
+            return port
+    raise NoCapacity(f"no free port among {len(tried)} tried from VLLM_BASE_PORT on")
+
+
+def is_free(host: str, port: int) -> bool:
+    """Return whether no process holds `port`, listening or not.
+
+    A plain bind, without SO_REUSEADDR: vLLM binds before it loads and listens long after, and in
+    between a connect or a reusing bind calls its port free (measured).
+    """
+    with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise
+    return True
+
+
+def is_released(host: str, port: int) -> bool:
+    """Return whether an engine that is gone has let go of `port`.
+
+    Ended connections may keep it from a plain bind for a minute (TIME_WAIT); no process holds
+    those.
+    """
+    return is_free(host, port) or (
+        (states := _connection_states(port)) != set() and states <= {_TIME_WAIT}
+    )
+
+
+def _connection_states(port: int) -> set[str]:
+    states: set[str] = set()
+    for table in ("tcp", "tcp6"):
+        path = Path("/proc/net") / table
+        for line in path.read_text().splitlines()[1:] if path.exists() else []:
+            _, local, _, state, *_ = line.split()
+            if int(local.rsplit(":", 1)[1], 16) == port:
+                states.add(state)
+    return states
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,0 +1,55 @@
+"""Ask an engine how it is, over its own HTTP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+
+import requests
+
+_TIMEOUT_S = 2.0  # a probe tells of the moment; the supervisor asks again
+_OK = 200
+_UNFINISHED = re.compile(
+    r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE
+)
+
+
+def is_ready(base_url: str, key: str, names: Sequence[str]) -> bool:
+    """Return whether the engine answers, takes our key, and lists our first model name.
+
+    The key makes sure that it is this engine and no other that got the port.
+    """
+    with _session() as session:
+        try:
+            health = session.get(f"{base_url}/health", timeout=_TIMEOUT_S)
+            if health.status_code != _OK:
+                return False
+            models = session.get(
+                f"{base_url}/v1/models",
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=_TIMEOUT_S,
+            )
+            listed = {model["id"] for model in models.json()["data"]}
+        except (requests.RequestException, ValueError, KeyError, TypeError):
+            return False
+    return names[0] in listed
+
+
+def unfinished_requests(base_url: str) -> float | None:
+    """Return how many requests run or wait in the engine; None if it does not say."""
+    with _session() as session:
+        try:
+            text = session.get(f"{base_url}/metrics", timeout=_TIMEOUT_S).text
+        except requests.RequestException:
+            return None
+    found = _UNFINISHED.findall(text)
+    return sum(map(float, found)) if found else None
+
+
+@contextmanager
+def _session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy and no .netrc between a worker and its own engine
+        yield session

@@ -1,0 +1,204 @@
+"""The parent process of one engine: `python -m workers.shim RUN_DIRECTORY`.
+
+It outlives the worker, so that killing or upgrading the worker loses neither the engine nor its
+exit code. It holds the lock of the run directory, spawns the engine in a session of its own,
+copies its output to a log of bounded size, and waits. SIGTERM tells it to stop the engine: SIGTERM
+to the engine's first process, patience, SIGKILL to the whole tree. However the first process ends,
+nothing of its tree is left when the shim exits, and exit.json says how it ended.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic, time
+
+from workers import process_tree
+from workers.process_tree import Identity, Marks
+from workers.run_directory import RunDirectory
+
+LOCKED = 3  # exit status: another shim holds this run directory
+_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+_LOG_BYTES = 16 * 2**20  # per file; two are kept
+_CHUNK = 2**16
+_CHUNKS_PER_TURN = 32  # then signals get a look, whatever the engine floods
+_LEFTOVER_GRACE_S = 1.0  # for children to follow the first process out by themselves
+_VERIFY_S = 10.0  # after SIGKILL: the kernel may need seconds to free GPU memory
+_NOT_STARTED = 127  # exit status for a command that could not be run, as shells have it
+
+
+def main() -> int:
+    """Run one engine from spawn to the last of its processes."""
+    run = RunDirectory(Path(sys.argv[1]))
+    if not run.take_lock():
+        return LOCKED
+    launch = run.read("launch")
+    if launch is None:
+        sys.exit(f"{run.path} has no launch.json")
+    become_subreaper()
+    log = Log(run.log)
+    try:
+        engine = Engine(run, launch, log)
+    except OSError as error:
+        log.write(f"could not run {launch['command'][0]}: {error}\n".encode())
+        run.write("exit", {"code": _NOT_STARTED, "signal": None, "at": time()})
+        return 0
+    engine.watch()
+    return 0
+
+
+def become_subreaper() -> None:
+    """Make orphans of the engine's tree our children, so they are found and reaped."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
+
+
+class Log:
+    """An append-only file and its predecessor, of bounded size together.
+
+    A full disk loses lines, never blocks the engine.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._size = os.fstat(self._file).st_size
+
+    def write(self, data: bytes) -> None:
+        """Append `data`, beginning a new file when this one is full."""
+        with contextlib.suppress(OSError):
+            if self._size > _LOG_BYTES:
+                self._rotate()
+            self._size += os.write(self._file, data)
+
+    def _rotate(self) -> None:
+        self._path.rename(self._path.with_name(self._path.name + ".1"))
+        os.close(self._file)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._size = 0
+
+
+class Engine:
+    """The engine's tree, as its parent sees it."""
+
+    def __init__(self, run: RunDirectory, launch: dict[str, object], log: Log) -> None:
+        """Spawn the engine and write state.json.
+
+        Raises:
+            OSError: the command could not be run.
+        """
+        self._run = run
+        self._log = log
+        self._stop_timeout_s = float(str(launch["stop_timeout_s"]))
+        self._kill_at: float | None = None
+        self._exit: dict[str, object] | None = None
+        self._selector = selectors.DefaultSelector()
+        self._signals = self._catch_signals()
+        self._output, write_end = os.pipe()
+        self._leader = self._spawn(launch, write_end)
+        os.close(write_end)
+        os.set_blocking(self._output, False)
+        self._selector.register(self._output, selectors.EVENT_READ, self._copy_output)
+        self._marks = Marks(str(launch["instance_id"]), run.work, self._leader, os.getpid())
+        run.write(
+            "state",
+            {
+                "boot_id": process_tree.boot_id(),
+                "pid": self._leader.pid,
+                "start_time": self._leader.start_time,
+                "shim": os.getpid(),
+            },
+        )
+
+    def watch(self) -> None:
+        """Block until the first process has ended and nothing of its tree is left."""
+        while self._exit is None:
+            timeout = None if self._kill_at is None else max(0.0, self._kill_at - monotonic())
+            self._handle(timeout)
+            if self._kill_at is not None and monotonic() >= self._kill_at:
+                self._kill_at = monotonic() + _VERIFY_S
+                process_tree.kill(self._members, _VERIFY_S)
+        with contextlib.suppress(OSError):  # a full disk must not keep us from clearing up
+            self._run.write("exit", self._exit)
+        grace_ends = monotonic() + _LEFTOVER_GRACE_S
+        while self._members() and monotonic() < grace_ends:
+            self._handle(0.05)
+        process_tree.kill(self._members, _VERIFY_S)
+        self._copy_output()
+
+    def _spawn(self, launch: dict[str, object], output: int) -> Identity:
+        self._process = process = subprocess.Popen(  # noqa: S603 - a list of words, no shell
+            [str(word) for word in launch["command"]],  # type: ignore[attr-defined]
+            env={str(k): str(v) for k, v in launch["env"].items()},  # type: ignore[attr-defined]
+            cwd=self._run.work,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        # Not yet waited for, so the pid cannot have been reused even if it has ended already.
+        return process_tree.identity(process.pid) or Identity(process.pid, 0)
+
+    def _members(self) -> set[int]:
+        self._reap()
+        return process_tree.members(self._marks)
+
+    def _handle(self, timeout: float | None) -> None:
+        for key, _ in self._selector.select(timeout):
+            key.data()
+
+    def _catch_signals(self) -> int:
+        woken, wake = os.pipe()
+        for end in (woken, wake):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a terminal's, not ours
+        self._selector.register(woken, selectors.EVENT_READ, self._read_signals)
+        return woken
+
+    def _read_signals(self) -> None:
+        numbers = os.read(self._signals, 512)
+        if signal.SIGTERM in numbers and self._kill_at is None:
+            self._kill_at = monotonic() + self._stop_timeout_s
+            self._reap()
+            if self._exit is None:
+                os.kill(self._leader.pid, signal.SIGTERM)
+        self._reap()
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid == self._leader.pid:
+                    ended = os.waitstatus_to_exitcode(status)
+                    self._exit = {
+                        "code": ended if ended >= 0 else None,
+                        "signal": -ended if ended < 0 else None,
+                        "at": time(),
+                    }
+
+    def _copy_output(self) -> None:
+        with contextlib.suppress(BlockingIOError, KeyError):  # drained; unregistered already
+            for _ in range(_CHUNKS_PER_TURN):
+                data = os.read(self._output, _CHUNK)
+                if not data:  # every writer has closed it
+                    self._selector.unregister(self._output)
+                    return
+                self._log.write(data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""What Celery runs: doorbells and sweeps, each well under a second and safe to run twice."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from shared import queue
+from shared.store import Store
+from workers.waker import Waker
+
+
+def add_tasks(app: Celery, *, node: str, store: Store, waker: Waker) -> None:
+    """Register the tasks of the worker of `node`."""
+    doorbells = queue.Doorbells(app)
+
+    @app.task(name=queue.START_INSTANCE)
+    def start_instance(instance_id: str) -> dict[str, str]:
+        """Have the supervisor look: this instance is to run."""
+        waker.ring()
+        return {"node": node, "instance_id": instance_id}
+
+    @app.task(name=queue.STOP_INSTANCE)
+    def stop_instance(instance_id: str) -> dict[str, str]:
+        """Have the supervisor look: this instance is to stop."""
+        waker.ring()
+        return {"node": node, "instance_id": instance_id}
+
+    @app.task(name=queue.EXPIRE_IDLE)
+    def expire_idle() -> list[str]:
+        """Ask all idle instances of the fleet to stop; return their ids."""
+        due = store.stop_idle()
+        for instance in due:
+            doorbells.stop(instance)
+        return [instance.instance_id for instance in due]
