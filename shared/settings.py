@@ -100,7 +100,7 @@ def _setting(
     doc: str,
     shown: str | None = None,
     secret: bool = False,
-) -> Any:  # noqa: ANN401 - as dataclasses.field: the field's own annotation is the type
+) -> Any:
     """Declare one setting.
 
     Args:
@@ -131,7 +131,7 @@ class Settings:
     """The environment, checked. Units are in the names or in the comment of env.example."""
 
     app_host: str = _setting(
-        "APP_HOST", _text, "0.0.0.0",  # noqa: S104 - who may ask is decided in web.auth
+        "APP_HOST", _text, "0.0.0.0",
         unit="address", doc="where the web tier listens",
     )  # fmt: skip
     app_port: int = _setting(
@@ -299,7 +299,7 @@ class Settings:
             except ValueError as error:
                 faults.append(f"{meta['env']}={env.get(meta['env'], '')!r}: {error}")
         last_port = values.get("vllm_base_port", 0) + values.get("vllm_max_instances", 0)
-        if last_port > 65535:  # noqa: PLR2004 - the last port there is
+        if last_port > 65535:
             faults.append(
                 f"VLLM_BASE_PORT + VLLM_MAX_INSTANCES = {last_port}: must be at most 65535"
             )

@@ -63,8 +63,8 @@ def base_params(settings: Settings) -> dict[str, object]:
     """
     defaults = {
         "dtype": settings.vllm_default_dtype,
-        "kv-cache-dtype": settings.vllm_default_kv_cache_dtype,
-        "trust-remote-code": settings.vllm_default_trust_remote_code,
+        "kv_cache_dtype": settings.vllm_default_kv_cache_dtype,
+        "trust_remote_code": settings.vllm_default_trust_remote_code,
     }
     return params.merge(defaults, _from_file(settings.vllm_config))
 

@@ -1,15 +1,16 @@
-"""Who may ask. Until API keys exist: only this machine, because whoever can create an instance can
-run code on a node.
+"""Who may ask.
+
+Until API keys exist: only this machine, because whoever can create an instance can run code.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from flask import Flask, request
+from werkzeug.datastructures import Headers
 
 from shared.errors import Unauthorized
 
@@ -32,7 +33,7 @@ def add_auth(app: Flask) -> None:
             check_local(request.remote_addr, request.headers, own_names)
 
 
-def check_local(peer: str | None, headers: Mapping[str, str], own_names: frozenset[str]) -> None:
+def check_local(peer: str | None, headers: Headers, own_names: frozenset[str]) -> None:
     """Return if the request comes from a program on this machine.
 
     Args:

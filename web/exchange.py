@@ -24,11 +24,11 @@ _MAX_HEAD = 256 * 1024  # bytes of an answer's status line and headers
 Headers = list[tuple[bytes, bytes]]
 
 
-class CallerGone(Exception):  # noqa: N818 - an outcome
+class CallerGone(Exception):
     """The caller closed its connection; nobody waits for the answer."""
 
 
-class AnswerBroken(Exception):  # noqa: N818 - an outcome
+class AnswerBroken(Exception):
     """The engine's connection ended in the middle of the answer."""
 
 
@@ -135,7 +135,7 @@ class Exchange:
         with suppress(OSError):
             self._socket.close()
 
-    def _next_event(self, timeout_s: float) -> h11.Event | type[h11.PAUSED]:
+    def _next_event(self, timeout_s: float) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:
             self._wait(timeout_s)
             self._http.receive_data(self._socket.recv(_CHUNK))

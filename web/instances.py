@@ -39,11 +39,7 @@ class Instances:
         table: RoutingTable,
         base_params: Mapping[str, object],
     ) -> None:
-        """Wire the views.
-
-        Args:
-            base_params: what every instance begins with: defaults and VLLM_CONFIG, merged.
-        """
+        """Wire the views; `base_params` is what every instance begins with, merged."""
         self._settings = settings
         self._store = store
         self._doorbells = doorbells

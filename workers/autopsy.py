@@ -27,15 +27,16 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "model_not_found",
-        rf"is not a local folder and is not a valid model identifier{_LINE}"
-        rf"|Repo id must be in the form{_LINE}|RepositoryNotFoundError{_LINE}"
-        rf"|does not appear to have a file named{_LINE}",
+        (
+            rf"is not a local folder and is not a valid model identifier{_LINE}"
+            rf"|Repo id must be in the form{_LINE}|RepositoryNotFoundError{_LINE}"
+            rf"|does not appear to have a file named{_LINE}"
+        ),
         "check model_name: a folder in MODELS_DIR, a path on the node, or a name on the model hub",
     ),
     (
         "model_not_found",
-        rf"Failed to load model - not enough{_LINE}|Can't load the configuration of{_LINE}"
-        rf"|No such file or directory{_LINE}",
+        rf"Can't load the configuration of{_LINE}|No such file or directory{_LINE}",
         "check model_name, and that VLLM_COMMAND names a program of this node",
     ),
     (

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import threading
-from typing import Any
+from collections.abc import Callable
 
 from celery import bootsteps
 
@@ -54,7 +54,7 @@ class SupervisorThread:
             self._supervise(supervisor)
             self._leave(supervisor)
         except Superseded as error:
-            log.error("%s: this worker ends, its engines stay", error)  # noqa: TRY400
+            log.error("%s: this worker ends, its engines stay", error)  # noqa: TRY400 - no fault
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _supervise(self, supervisor: Supervisor) -> None:
@@ -64,11 +64,11 @@ class SupervisorThread:
             self._waker.watch(supervisor.watched_pids())
             self._waker.sleep(_STORE_PAUSE_S if pause is None else pause)
 
-    def _until_answered(self, ask: Any) -> float | None:  # noqa: ANN401 - announce or look
+    def _until_answered(self, ask: Callable[[], float | None]) -> float | None:
         told = False
         while not self._stopping.is_set():
             try:
-                pause: float | None = ask()
+                pause = ask()
             except StoreUnavailable as error:
                 if not told:
                     log.warning("%s; engines go on, trying again every second", error)
@@ -107,20 +107,22 @@ class SupervisorThread:
         log.error("some engines could not be ended; their shims go on trying")
 
 
-class SupervisorStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class SupervisorStep(bootsteps.StartStopStep):
     """Hangs the supervisor's thread into the worker's life."""
 
     requires = ("celery.worker.components:Pool",)
     thread: SupervisorThread | None = None  # set by workers.app before the worker starts
 
-    def start(self, parent: object) -> None:
+    def start(self, _parent: object) -> None:
         """Begin once the pool stands."""
         if self.thread is not None:
             self.thread.start()
 
-    def stop(self, parent: object) -> None:
+    def stop(self, _parent: object) -> None:
         """End at SIGTERM and at fatal errors."""
         if self.thread is not None:
             self.thread.stop()
 
-    terminate = stop  # at SIGQUIT
+    def terminate(self, parent: object) -> None:
+        """End at SIGQUIT."""
+        self.stop(parent)

@@ -15,8 +15,8 @@ from shared.settings import Settings
 
 def command(instance: Instance, port: int, settings: Settings) -> list[str]:
     """Return the words that start the engine of `instance`; no shell reads them."""
-    served = {"served-model-name": list(params.served_names(instance.model_name, instance.params))}
-    rest = {name: value for name, value in instance.params.items() if name != "served-model-name"}
+    served = {"served_model_name": list(params.served_names(instance.model_name, instance.params))}
+    rest = {name: value for name, value in instance.params.items() if name != "served_model_name"}
     return [
         *settings.vllm_command,
         "serve",

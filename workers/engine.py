@@ -112,7 +112,7 @@ class Engine:
         self._run.make()
         self._run.write("launch", launch)
         self._last_progress_at = monotonic()
-        self._shim = subprocess.Popen(  # noqa: S603 - a list of words, no shell
+        self._shim = subprocess.Popen(
             [sys.executable, "-m", "workers.shim", str(self._run.path)],
             cwd=ROOT,
             env={"PATH": os.defpath},

@@ -58,7 +58,7 @@ class LogTail:
         if self._file is not None:
             return
         with suppress(FileNotFoundError):
-            self._file = open(self._run.log, "rb", buffering=0)  # noqa: SIM115 - kept open
+            self._file = self._run.log.open("rb", buffering=0)
             inode, offset = self._resume
             if os.fstat(self._file.fileno()).st_ino == inode:
                 self._file.seek(offset)

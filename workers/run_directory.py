@@ -60,7 +60,8 @@ class RunDirectory:
     def write(self, name: str, value: Mapping[str, object]) -> None:
         """Replace `name`.json: whole and on disk, or not at all."""
         draft = self.path / f"{name}.json.new"
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
             json.dump(value, file)
             file.flush()
             os.fsync(file.fileno())

@@ -135,7 +135,7 @@ class Engine:
         self._copy_output()
 
     def _spawn(self, launch: dict[str, object], output: int) -> Identity:
-        self._process = process = subprocess.Popen(  # noqa: S603 - a list of words, no shell
+        self._process = process = subprocess.Popen(
             [str(word) for word in launch["command"]],  # type: ignore[attr-defined]
             env={str(k): str(v) for k, v in launch["env"].items()},  # type: ignore[attr-defined]
             cwd=self._run.work,

@@ -18,7 +18,7 @@ from time import monotonic, time
 from shared.domain.instance import RELEASED, Desired, Instance, Status
 from shared.domain.node import HEARTBEAT_S, Gpu, Node
 from shared.domain.reconcile import Action, Observation, Patience, plan
-from shared.errors import NoCapacity
+from shared.errors import NoCapacity, StoreUnavailable
 from shared.settings import Settings
 from shared.store import KEEP_ENDED_S, Change, Store
 from workers import process_tree
@@ -36,7 +36,7 @@ _TRANSIENT = frozenset({Status.PENDING, Status.STARTING, Status.STOPPING})
 log = logging.getLogger(__name__)
 
 
-class Superseded(Exception):  # noqa: N818 - an outcome
+class Superseded(Exception):
     """Another worker has announced this node since; this one must not act any more."""
 
 
@@ -98,14 +98,11 @@ class Supervisor:
         """
         self._heartbeat()
         records = self._store.placed_on(self._node.name)
-        for record in records:
-            try:
-                self._look_at(record, records)
-            except OSError:
-                # A full disk, no more processes: one instance's trouble is not its neighbours'.
-                log.exception("instance %s: could not be looked at", record.instance_id)
+        self._taken = {r.port for r in records if r.port and r.status not in RELEASED}
+        acted = [self._look_at_safely(record) for record in records]
         self._let_go({record.instance_id for record in records})
-        return BUSY_PASS_S if any(_in_transit(record) for record in records) else HEARTBEAT_S
+        busy = any(acted) or any(_in_transit(record) for record in records)
+        return BUSY_PASS_S if busy else HEARTBEAT_S
 
     def watched_pids(self) -> list[int]:
         """Return the pids whose end is a reason to look at once."""
@@ -137,9 +134,18 @@ class Supervisor:
 
     # one instance
 
-    def _look_at(self, record: Instance, records: list[Instance]) -> None:
+    def _look_at_safely(self, record: Instance) -> bool:
+        try:
+            return self._look_at(record) is not Action.WAIT
+        except (StoreUnavailable, Superseded):
+            raise
+        except Exception:  # the one broad catch: one instance's trouble is not its neighbours'
+            log.exception("instance %s: could not be looked at", record.instance_id)
+            return False
+
+    def _look_at(self, record: Instance) -> Action:
         if record.status is Status.FAILED and record.desired is Desired.RUNNING:
-            return
+            return Action.WAIT
         engine = self._engine(record.instance_id)
         if lines := engine.read_log():
             self._store.append_log(record.instance_id, lines)
@@ -150,8 +156,8 @@ class Supervisor:
             log.info(
                 "instance %s: %s (%s, %s)", record.instance_id, action, record.status, seen.ended
             )
-        self._taken = {r.port for r in records if r.port and r.status not in RELEASED}
         self._act[action](record, engine, seen)
+        return action
 
     def _report_progress(self, record: Instance, engine: Engine, _seen: Observation) -> None:
         if record.status is not Status.STARTING:

@@ -1,7 +1,8 @@
 """vLLM's start parameters: merged, checked, rendered as a command line.
 
-Names are compared with `_` and `-` alike. Order, later wins: the `VLLM_DEFAULT_*` settings, the
-`VLLM_CONFIG` file, the request. `null` removes what was inherited.
+Names are compared with `_` and `-` alike and kept with `_`, as JSON and Python have them. Order,
+later wins: the `VLLM_DEFAULT_*` settings, the `VLLM_CONFIG` file, the request. `null` removes what
+was inherited.
 """
 
 from __future__ import annotations
@@ -17,34 +18,38 @@ _MAX_VALUE_CHARS = 16_384  # a chat template or a JSON object fits; a whole file
 
 _WHY_OWNED = {
     "model": "it is the field model_name",
-    "model-tag": "it is the field model_name",
+    "model_tag": "it is the field model_name",
     "host": "the fleet decides where an engine listens",
     "port": "the node's worker chooses it from VLLM_BASE_PORT on",
     "uds": "the proxy reaches engines by host and port",
-    "api-key": "each engine gets a random key that only the proxy knows",
+    "api_key": "each engine gets a random key that only the proxy knows",
     "config": "it would bypass these checks; put its values into params",
-    "root-path": "the proxy sends the engine's own paths",
+    "root_path": "the proxy sends the engine's own paths",
     "headless": "the fleet needs the engine's HTTP server",
     "grpc": "the fleet needs the engine's HTTP server",
-    "ssl-keyfile": "the proxy speaks plain HTTP to engines",
-    "ssl-certfile": "the proxy speaks plain HTTP to engines",
-    "ssl-ca-certs": "the proxy speaks plain HTTP to engines",
-    "ssl-cert-reqs": "the proxy speaks plain HTTP to engines",
-    "ssl-ciphers": "the proxy speaks plain HTTP to engines",
-    "enable-ssl-refresh": "the proxy speaks plain HTTP to engines",
+    "ssl_keyfile": "the proxy speaks plain HTTP to engines",
+    "ssl_certfile": "the proxy speaks plain HTTP to engines",
+    "ssl_ca_certs": "the proxy speaks plain HTTP to engines",
+    "ssl_cert_reqs": "the proxy speaks plain HTTP to engines",
+    "ssl_ciphers": "the proxy speaks plain HTTP to engines",
+    "enable_ssl_refresh": "the proxy speaks plain HTTP to engines",
     "nnodes": "an instance runs on one node",
-    "node-rank": "an instance runs on one node",
-    "master-addr": "an instance runs on one node",
-    "master-port": "an instance runs on one node",
-    "disable-log-stats": "the fleet reads the engine's /metrics",
+    "node_rank": "an instance runs on one node",
+    "master_addr": "an instance runs on one node",
+    "master_port": "an instance runs on one node",
+    "disable_log_stats": "the fleet reads the engine's /metrics",
 }
 OWNED = frozenset(_WHY_OWNED)
 """Parameters that the fleet sets itself, in normal form."""
 
 
 def normal_name(name: str) -> str:
-    """Return the one spelling of a parameter's name: no leading dashes, `-` for `_`."""
-    return name.removeprefix("--").replace("_", "-")
+    """Return the one spelling of a parameter's name: no leading dashes, `_` for `-`.
+
+    What follows a dot is a key of the parameter's JSON value, and stays as it is.
+    """
+    stem, dot, keys = name.removeprefix("--").partition(".")
+    return stem.replace("-", "_") + dot + keys
 
 
 def checked(params: Mapping[str, object], *, field: str) -> dict[str, object]:
@@ -78,7 +83,7 @@ def checked(params: Mapping[str, object], *, field: str) -> dict[str, object]:
 def merge(*layers: Mapping[str, object]) -> dict[str, object]:
     """Return the layers as one, later ones winning; `None` removes what was inherited.
 
-    Flags of the form `no-x` and `x` are one parameter, so `{"no_x": true}` replaces `x`.
+    Flags of the form `no_x` and `x` are one parameter, so `{"no_x": true}` replaces `x`.
     """
     merged: dict[str, object] = {}
     for layer in layers:
@@ -97,12 +102,12 @@ def gpu_count(params: Mapping[str, object]) -> int:
         InvalidRequest: a parallel size is not a whole number of at least 1.
     """
     count = 1
-    for name in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"):
+    for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
         size = params.get(name, 1)
         if isinstance(size, str) and size.isdecimal():
             size = int(size)
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            where = f"params.{name.replace('-', '_')}"
+            where = f"params.{name}"
             raise InvalidRequest(
                 f"{where}: {size!r} is not a whole number of at least 1", field=where
             )
@@ -112,7 +117,7 @@ def gpu_count(params: Mapping[str, object]) -> int:
 
 def served_names(model_name: str, params: Mapping[str, object]) -> tuple[str, ...]:
     """Return the names under which the engine lists its model, first one first."""
-    given = params.get("served-model-name")
+    given = params.get("served_model_name")
     if isinstance(given, str) and given:
         return (given,)
     if isinstance(given, Sequence) and given and not isinstance(given, str):
@@ -128,12 +133,12 @@ def render(params: Mapping[str, object]) -> list[str]:
     """
     words: list[str] = []
     for name, value in params.items():
-        flag = f"--{name}"
+        flag = _flag(name)
         match value:
             case True:
                 words.append(flag)
             case False:
-                words.append(f"--{_opposite(name)}")
+                words.append(_flag(_opposite(name)))
             case [single]:
                 words.append(f"{flag}={_text(single)}")
             case list() | tuple():
@@ -144,7 +149,12 @@ def render(params: Mapping[str, object]) -> list[str]:
 
 
 def _opposite(name: str) -> str:
-    return name.removeprefix("no-") if name.startswith("no-") else f"no-{name}"
+    return name.removeprefix("no_") if name.startswith("no_") else f"no_{name}"
+
+
+def _flag(name: str) -> str:
+    stem, dot, keys = name.partition(".")
+    return f"--{stem.replace('_', '-')}{dot}{keys}"
 
 
 def _text(value: object) -> str:
@@ -154,14 +164,13 @@ def _text(value: object) -> str:
 def _refuse_owned(name: str, where: str) -> None:
     # vLLM's parser takes unambiguous abbreviations (argparse), `no-` forms and dotted or `+`
     # suffixes for JSON flags: each would reach a flag that the fleet owns under another name.
-    stem = re.split(r"[.+]", name.removeprefix("no-"), maxsplit=1)[0]
+    stem = re.split(r"[.+]", name.removeprefix("no_"), maxsplit=1)[0]
     for owned, why in _WHY_OWNED.items():
         if stem == owned:
             raise InvalidRequest(f"{where}: the fleet owns this parameter: {why}", field=where)
         if owned.startswith(stem):
             raise InvalidRequest(
-                f"{where}: abbreviates {owned.replace('-', '_')}, which the fleet owns; "
-                "write names in full",
+                f"{where}: abbreviates {owned}, which the fleet owns; write names in full",
                 field=where,
             )
 

@@ -68,7 +68,7 @@ def plan(record: Instance | None, seen: Observation, now: float, patience: Patie
         record: None for an engine with our marker that no record knows; such a one is left
             alone, because a missing record is not a reason to kill what works.
         seen: what its engine looks like.
-        now: epoch seconds, the same clock as the times in `record` and `seen`.
+        now: seconds, by the same clock as the times in `seen`.
         patience: how long to wait for what.
     """
     if record is None:
@@ -95,39 +95,43 @@ def _plan_stop(record: Instance, seen: Observation, now: float, patience: Patien
         return Action.TERMINATE if drained else Action.WAIT
     if now - seen.terminated_at > patience.stop + patience.verify:
         return Action.MARK_STOP_FAILED
-    return _wait_for_end(seen, seen.terminated_at, now, patience)
+    return _wait_for_end(seen.terminated_at, now, patience)
 
 
-def _wait_for_end(
-    seen: Observation, terminated_at: float, now: float, patience: Patience
-) -> Action:
-    # The shim kills what is left when its patience, the same as ours, is over; killing from here
-    # is for a tree whose shim is dead, hence the second later.
-    return Action.KILL if now - terminated_at > patience.stop + 1 else Action.WAIT
+_AT_REST = frozenset({Status.FAILED, Status.STOP_FAILED, Status.BACKOFF})
+_NOT_STARTED = frozenset({Status.PENDING, Status.STARTING})
 
 
 def _plan_run(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
-    match record.status, seen.ended:
-        case ((Status.FAILED | Status.STOP_FAILED), _):
-            return Action.KILL if seen.ended is Ended.LEFTOVERS else Action.WAIT
-        case ((Status.PENDING | Status.STARTING), Ended.NOT_SPAWNED):
-            return Action.SPAWN
-        case Status.PENDING, Ended.ALIVE:
-            return Action.ADOPT
-        case _, Ended.ENDING:
+    if record.status in _AT_REST:  # when to leave BACKOFF is decided here
+        return Action.KILL if seen.ended is Ended.LEFTOVERS else Action.WAIT
+    if record.status in _NOT_STARTED and seen.ended is Ended.NOT_SPAWNED:
+        return Action.SPAWN
+    match seen.ended:
+        case Ended.ALIVE:
+            return _plan_alive(record, seen, now, patience)
+        case Ended.ENDING:
             return Action.WAIT
-        case Status.BACKOFF, _:
-            return Action.WAIT  # when to start again is decided here
-        case _, Ended.LEFTOVERS:
+        case Ended.LEFTOVERS:
             return Action.KILL
-        case _, (Ended.GONE | Ended.NOT_SPAWNED):
+        case Ended.GONE | Ended.NOT_SPAWNED:
             return Action.BEGIN_STOP if seen.told_to_stop else Action.MARK_CRASHED
-        case Status.STARTING, Ended.ALIVE:
-            if seen.terminated_at is not None:
-                return _wait_for_end(seen, seen.terminated_at, now, patience)
-            if seen.ready:
-                return Action.MARK_RUNNING
-            since = seen.last_progress_at or record.started_at or now
-            return Action.GIVE_UP_START if now - since > patience.start_stall else Action.WAIT
-        case _:
-            return Action.WAIT
+
+
+def _plan_alive(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
+    if record.status is Status.PENDING:
+        return Action.ADOPT
+    if record.status is not Status.STARTING:
+        return Action.WAIT
+    if seen.terminated_at is not None:
+        return _wait_for_end(seen.terminated_at, now, patience)
+    if seen.ready:
+        return Action.MARK_RUNNING
+    stalled_s = 0.0 if seen.last_progress_at is None else now - seen.last_progress_at
+    return Action.GIVE_UP_START if stalled_s > patience.start_stall else Action.WAIT
+
+
+def _wait_for_end(terminated_at: float, now: float, patience: Patience) -> Action:
+    # The shim kills what is left when its patience, the same as ours, is over; killing from here
+    # is for a tree whose shim is dead, hence the second later.
+    return Action.KILL if now - terminated_at > patience.stop + 1 else Action.WAIT

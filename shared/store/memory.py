@@ -227,7 +227,7 @@ class MemoryStore:
         for record in list(self._instances.values()):
             if record.status in RELEASED and (record.ended_at or 0.0) <= oldest:
                 for kept in (self._instances, self._events, self._logs):
-                    kept.pop(record.instance_id, None)  # type: ignore[attr-defined]
+                    kept.pop(record.instance_id, None)
 
     def _event(self, instance_id: str, by: str, status: str, reason: str) -> None:
         event = Event(at=self._clock(), by=by, status=str(status), reason=reason)

@@ -40,7 +40,7 @@ def _answering(
     method: Callable[Concatenate[RedisStore, P], R],
 ) -> Callable[Concatenate[RedisStore, P], R]:
     @wraps(method)
-    def call(self: RedisStore, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self: RedisStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, *args, **kwargs)
         except redis.RedisError as error:

@@ -1,0 +1,51 @@
+"""Where things go, and what the caller's environment says about it: the only reader of it here."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from workers.provision.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = ROOT / "configs" / "engine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Folders that are written to, and the words and variables every command gets."""
+
+    engines: Path  # one folder for each engine environment, and the link `default`
+    models: Path  # one folder for each demo model
+    pip_words: tuple[str, ...]  # from ENGINE_PIP_ARGS: a mirror, a proxy, a certificate
+    environ: Mapping[str, str]
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Self:
+        """Return the places named by `environ`; a relative MODELS_DIR counts from the repository.
+
+        Raises:
+            UsageError: ENGINE_PIP_ARGS has a quote that is not closed.
+        """
+        try:
+            pip_words = tuple(shlex.split(environ.get("ENGINE_PIP_ARGS", "")))
+        except ValueError as error:
+            raise UsageError(f"ENGINE_PIP_ARGS cannot be split into words: {error}") from error
+        return cls(
+            engines=ROOT / ".engines",
+            models=ROOT / (environ.get("MODELS_DIR") or ".models"),
+            pip_words=pip_words,
+            environ=environ,
+        )
+
+    @property
+    def default_engine(self) -> Path:
+        """The link to the engine environment that was asked for last."""
+        return self.engines / "default"
+
+
+def shown(path: Path) -> str:
+    """Return `path` as a person in the current folder would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
