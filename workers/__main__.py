@@ -20,6 +20,10 @@ def main() -> None:
         level=logging.DEBUG if settings.app_debug else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    if not settings.app_debug:
+        # The supervisor says what happens, Flower keeps the tasks; a line per sweep says nothing.
+        for name in ("celery.worker.strategy", "celery.app.trace"):
+            logging.getLogger(name).setLevel(logging.WARNING)
     if not _hold(settings.run_dir / "worker.lock"):
         sys.stderr.write(f"a worker already runs with RUN_DIR={settings.run_dir}; one per node\n")
         sys.exit(ALREADY_RUNS)
@@ -27,6 +31,7 @@ def main() -> None:
 
     app.worker_main(
         [
+            "--quiet",
             "worker",
             "--pool=threads",
             "--concurrency=4",

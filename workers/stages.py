@@ -21,8 +21,11 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         # huggingface_hub's progress bars
         ("download", rf"(?:Fetching \d+ files|\.safetensors|\.bin|\.gguf): +{_PERCENT}"),
         ("weights", rf"Loading \w+ checkpoint shards: +{_PERCENT}"),
-        ("weights", r"Starting to load model|Loading weights took"),
-        ("compile", r"torch\.compile|Dynamo bytecode|Compiling a graph"),
+        ("weights", r"Starting to load model"),
+        (
+            "compile",
+            r"Dynamo bytecode transform|Compiling a graph|for the compilation|torch_compile_cache",
+        ),
         ("warm-up", rf"Capturing CUDA graphs?[^%]*: +{_PERCENT}"),
         ("warm-up", r"KV cache size|Capturing CUDA graph|init engine \(profile"),
         ("serve", r"Starting vLLM server on|Application startup complete"),

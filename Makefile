@@ -1,0 +1,60 @@
+# Everything a newcomer needs: `make demo`, `make test`. Only python3 (3.11 or newer) is assumed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+T ?= tests
+
+# An operator's own vLLM, said in the environment or in .env, needs no engine environment of ours.
+OWN_VLLM := $(VLLM_COMMAND)$(shell grep -s '^VLLM_COMMAND=.' .env)
+
+.PHONY: help demo run test check fmt setup engine models clean
+.DEFAULT_GOAL := help
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '  %-12s %s\n' "$$name" "$$text"; done
+
+demo: .venv/.ready engine ## set up everything, then run the main job on real vLLM before your eyes
+	@$(BIN)/python -m workers.provision model SmolLM2-135M-Instruct
+	@$(BIN)/python -m tests.demo
+
+run: .venv/.ready engine ## the whole fleet in the foreground, ready for curl; Ctrl-C ends all of it
+	@$(BIN)/python -m shared.foreground
+
+test: .venv/.ready-for-tests check engine models ## set up everything, then all tests: exactly what CI runs
+	@$(BIN)/python -m pytest $(if $(filter tests,$(T)),tests/integration tests/e2e,$(T))
+
+check: .venv/.ready-for-tests ## format, lint, types, import contracts, unit tests: for every commit
+	@ruff format --check --quiet . || { echo 'not formatted: run make fmt'; exit 1; }
+	@ruff check --quiet .
+	@mypy shared web workers tests/standin tests/demo
+	@lint-imports --no-logo > .venv/import-contracts.log || { cat .venv/import-contracts.log; exit 1; }
+	@$(BIN)/python -m pytest -q tests/unit
+
+fmt: .venv/.ready-for-tests ## format the code
+	@ruff format --quiet . && ruff check --quiet --fix --select I .
+
+setup: .venv/.ready engine models ## only install: both environments and the demo models
+
+engine: .venv/.ready
+ifeq ($(strip $(OWN_VLLM)),)
+	@$(BIN)/python -m workers.provision engine
+endif
+
+models: engine
+	@$(BIN)/python -m workers.provision model SmolLM2-135M-Instruct all-MiniLM-L6-v2
+
+clean: ## remove what was installed and all state; models and engine environments too
+	rm -rf .venv .engines .models .run
+
+.venv/.ready: requirements.txt configs/constraints.txt
+	@$(PYTHON) -m workers.provision venv .venv
+	@echo 'fleet environment: installing requirements.txt (about half a minute)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/.ready-for-tests: .venv/.ready tests/requirements.txt
+	@echo 'fleet environment: installing tests/requirements.txt'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@

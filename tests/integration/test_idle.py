@@ -1,0 +1,67 @@
+"""What nobody uses is stopped; what is in use never is."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from tests.demo.waiting import until
+from tests.integration.harness import LocalFleet
+
+
+def test_an_idle_instance_is_stopped_and_says_so(fleet: LocalFleet) -> None:
+    began = monotonic()
+    record = fleet.create(timeout=2)
+    stopped = fleet.becomes(record["instance_id"], "stopped", 10)
+    assert monotonic() - began >= 2
+    assert stopped["reason"] == "idle for 2 s, its timeout"
+
+
+def test_a_stream_longer_than_the_timeout_is_not_cut_and_idle_counts_from_its_end(
+    fleet: LocalFleet,
+) -> None:
+    record = fleet.create(timeout=2)
+    url = f"/proxy/{record['instance_id']}/sse?count=12&gap=0.5"  # six seconds
+    with fleet.call("GET", url, stream=True) as answer:
+        events = [line for line in answer.iter_lines(chunk_size=1) if line]
+    ended = monotonic()
+    assert len(events) >= 12
+    assert fleet.record(record["instance_id"])["status"] == "running"
+    fleet.becomes(record["instance_id"], "stopped", 10)
+    assert monotonic() - ended >= 1.9
+
+
+def test_a_silent_request_counts_as_use(fleet: LocalFleet) -> None:
+    record = fleet.create(timeout=2)
+    answer = fleet.call("GET", f"/proxy/{record['instance_id']}/silent?seconds=4")
+    assert answer.status_code == 200
+    assert fleet.record(record["instance_id"])["status"] == "running"
+
+
+def test_timeout_zero_never_expires(fleet: LocalFleet) -> None:
+    record = fleet.create(timeout=0)
+    other = fleet.create(timeout=1)
+    fleet.becomes(other["instance_id"], "stopped", 10)
+    assert fleet.record(record["instance_id"])["status"] == "running"
+
+
+def test_loading_is_not_idling(fleet: LocalFleet) -> None:
+    record = fleet.create(timeout=1, start_delay=3)
+    assert record["status"] == "running"
+
+
+def test_without_beat_the_worker_stops_what_is_idle(own_fleet: LocalFleet) -> None:
+    own_fleet.start_worker("one")
+    own_fleet.start_web()
+    record = own_fleet.create(timeout=1)
+    assert own_fleet.becomes(record["instance_id"], "stopped", 15)
+
+
+def test_two_beats_stop_it_once(own_fleet: LocalFleet) -> None:
+    own_fleet.start_worker("one")
+    own_fleet.start_web()
+    own_fleet.start_beat()
+    own_fleet.start_beat()
+    record = own_fleet.create(timeout=1)
+    stopped = own_fleet.becomes(record["instance_id"], "stopped", 15)
+    assert stopped["generation"] == 2
+    assert until(lambda: own_fleet.call("GET", "/instances").json() == {}, 5)

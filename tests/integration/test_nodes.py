@@ -1,0 +1,80 @@
+"""Two nodes on one Redis: who gets what, and what Celery says of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import redis
+
+from shared.queue import START_INSTANCE
+from tests.demo.waiting import until
+from tests.integration.harness import LocalFleet
+
+
+def results(fleet: LocalFleet) -> list[dict[str, object]]:
+    """Return all task results that Celery keeps in Redis."""
+    with redis.Redis.from_url(fleet.redis_url, decode_responses=True) as client:
+        keys = client.keys("fleet:celery:celery-task-meta-*")
+        return [json.loads(text) for text in client.mget(keys) if text] if keys else []
+
+
+def starts_of(fleet: LocalFleet, instance_id: str) -> list[dict[str, object]]:
+    """Return the finished start tasks of an instance."""
+    return [
+        result
+        for result in results(fleet)
+        if result["name"] == START_INSTANCE
+        and result["args"] == [instance_id]
+        and result["status"] == "SUCCESS"
+    ]
+
+
+def test_each_task_reaches_only_its_nodes_worker(fleet: LocalFleet) -> None:
+    records = [fleet.create() for _ in range(5)]
+    for record in records:
+        node, instance_id = record["node"], record["instance_id"]
+        assert until(lambda: starts_of(fleet, instance_id), 10)  # noqa: B023 - used at once
+        (start,) = starts_of(fleet, instance_id)
+        assert start["worker"] == f"worker@{node}"
+        assert start["queue"] == f"node.{node}"
+        assert start["result"] == {"node": node, "instance_id": instance_id}
+
+
+def test_creates_go_where_there_is_room(fleet: LocalFleet) -> None:
+    records = [fleet.create() for _ in range(5)]
+    assert Counter(record["node"] for record in records) == {"one": 3, "two": 2}
+    on_one = next(record for record in records if record["node"] == "one")
+    fleet.delete(on_one["instance_id"])
+    assert fleet.create()["node"] == "one"
+
+
+def test_ports_come_from_the_nodes_own_range(fleet: LocalFleet) -> None:
+    for record in [fleet.create() for _ in range(4)]:
+        first = fleet.base_port(record["node"])
+        assert first <= record["port"] <= first + 3
+
+
+def test_many_creates_at_once_never_exceed_the_nodes(fleet: LocalFleet) -> None:
+    bodies = [{"model_name": "org/tiny"}] * 12
+    answers = [fleet.call("POST", "/instances", json=body) for body in bodies]
+    assert Counter(answer.status_code for answer in answers) == {202: 5, 503: 7}
+
+
+def test_a_stopped_node_gets_nothing(own_fleet: LocalFleet) -> None:
+    own_fleet.start_web()
+    own_fleet.start_worker("one")
+    two = own_fleet.start_worker("two")
+    two.end()
+    assert {own_fleet.create()["node"] for _ in range(3)} == {"one"}
+
+
+def test_a_second_worker_of_a_node_refuses_to_start(own_fleet: LocalFleet) -> None:
+    own_fleet.start_worker("one")
+    second = own_fleet.start(
+        "second",
+        [*own_fleet.processes[-1].popen.args],  # type: ignore[misc]
+        {"NODE_NAME": "one", "RUN_DIR": str(own_fleet.run_dir("one"))},
+    )
+    assert second.popen.wait(10) == 3
+    assert "a worker already runs" in second.log.read_text()

@@ -1,0 +1,231 @@
+"""Engines, shims and workers that die, each in its own way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from tests.demo.waiting import until
+from tests.integration.harness import LocalFleet, processes_of
+from workers.run_directory import RunDirectory
+
+
+def engine_folder(fleet: LocalFleet, record: Any) -> Path:
+    """Return the run directory of an instance."""
+    return fleet.run_dir(record["node"]) / "engines" / record["instance_id"]
+
+
+@pytest.fixture
+def one_node(own_fleet: LocalFleet) -> LocalFleet:
+    own_fleet.start_worker("one")
+    own_fleet.start_web()
+    return own_fleet
+
+
+def test_an_engine_killed_is_failed_within_two_seconds_and_all_of_it_gone(
+    fleet: LocalFleet,
+) -> None:
+    record = fleet.create()
+    os.kill(record["pid"], signal.SIGKILL)
+    began = monotonic()
+    failed = fleet.becomes(record["instance_id"], "failed", 5)
+    assert monotonic() - began < 2
+    assert failed["cause"] == "killed"
+    assert failed["exit"] == "ended by signal 9"
+    assert processes_of(engine_folder(fleet, record)) == []
+
+
+def test_an_engine_that_crashes_is_failed_with_its_exit_status_and_last_words(
+    fleet: LocalFleet,
+) -> None:
+    record = fleet.create(crash_after=0.5, crash_code=7)
+    failed = fleet.becomes(record["instance_id"], "failed")
+    assert failed["exit"] == "exited with status 7"
+    assert any("Traceback" in line for line in failed["last_log"])
+
+
+def test_out_of_memory_is_named_with_what_to_change(fleet: LocalFleet) -> None:
+    record = fleet.create(oom_message=True)
+    assert (record["status"], record["cause"]) == ("failed", "gpu_out_of_memory")
+    assert "gpu_memory_utilization" in record["advice"]
+
+
+def test_a_command_that_is_not_there_is_a_clear_failure(own_fleet: LocalFleet) -> None:
+    own_fleet.start_worker("one", VLLM_COMMAND="/no/such/vllm")
+    own_fleet.start_web()
+    record = own_fleet.create()
+    assert record["status"] == "failed"
+    assert "/no/such/vllm" in record["reason"]
+
+
+def test_a_shim_killed_takes_its_engine_along(fleet: LocalFleet) -> None:
+    record = fleet.create()
+    folder = engine_folder(fleet, record)
+    shim = RunDirectory(folder).lock_holder()
+    assert shim
+    os.kill(shim, signal.SIGKILL)
+    fleet.becomes(record["instance_id"], "failed", 5)
+    assert processes_of(folder) == []
+
+
+def test_an_engine_deaf_to_sigterm_is_killed_at_the_deadline(fleet: LocalFleet) -> None:
+    record = fleet.create(ignore_sigterm=True)
+    began = monotonic()
+    assert fleet.delete(record["instance_id"])["status"] == "deleted"
+    assert 3 <= monotonic() - began < 6  # STOP_TIMEOUT is 3 s here
+    assert processes_of(engine_folder(fleet, record)) == []
+
+
+def test_a_start_without_progress_is_given_up(own_fleet: LocalFleet) -> None:
+    own_fleet.start_worker("one", START_STALL_TIMEOUT="1")
+    own_fleet.start_web()
+    record = own_fleet.create(never_listen=True)
+    assert (record["status"], record["cause"]) == ("failed", "start_stalled")
+    assert processes_of(engine_folder(own_fleet, record)) == []
+
+
+def test_running_requests_end_before_the_engine_does(fleet: LocalFleet) -> None:
+    record = fleet.create(token_gap=0.1)
+    url = f"/proxy/{record['instance_id']}/v1/completions"
+    body = {"model": "org/tiny", "prompt": "x", "max_tokens": 20, "stream": True}
+    with fleet.call("POST", url, json=body, stream=True) as answer:
+        lines = answer.iter_lines(chunk_size=1)
+        next(lines)
+        fleet.call("DELETE", f"/instances/{record['instance_id']}")
+        refused = fleet.call("POST", url, json=body)
+        assert refused.status_code == 503
+        assert list(lines)[-2] == b"data: [DONE]"
+    assert fleet.becomes(record["instance_id"], "stopped", 5)
+
+
+def test_engines_outlive_a_killed_worker_and_are_adopted(one_node: LocalFleet) -> None:
+    record = one_node.create()
+    one_node.processes[0].end(signal.SIGKILL)
+    models = f"/proxy/{record['instance_id']}/v1/models"
+    assert one_node.call("GET", models).status_code == 200
+    one_node.start_worker("one")
+    again = one_node.record(record["instance_id"])
+    assert again["status"] == "running"
+    assert (again["pid"], again["ready_at"]) == (record["pid"], record["ready_at"])
+    assert one_node.call("GET", models).status_code == 200
+    assert one_node.delete(record["instance_id"])["status"] == "deleted"
+    assert processes_of(engine_folder(one_node, record)) == []
+
+
+def test_an_engine_that_died_while_no_worker_was_there_keeps_its_exit_status(
+    one_node: LocalFleet,
+) -> None:
+    record = one_node.create(crash_after=0.5, crash_code=7)
+    one_node.processes[0].end(signal.SIGKILL)
+    exited = RunDirectory(engine_folder(one_node, record))
+    assert until(lambda: exited.read("exit"), 10)
+    one_node.start_worker("one")
+    failed = one_node.becomes(record["instance_id"], "failed")
+    assert failed["exit"] == "exited with status 7"
+
+
+@pytest.mark.parametrize("offset_ms", [0, 30, 60, 100, 150, 300])
+def test_a_worker_killed_in_the_middle_of_a_start_leaves_one_engine(
+    one_node: LocalFleet, offset_ms: int
+) -> None:
+    body = {"model_name": "org/tiny", "params": {"start_delay": 1}}
+    record = one_node.call("POST", "/instances", json=body).json()
+    until(lambda: False, offset_ms / 1000)
+    one_node.processes[0].end(signal.SIGKILL)
+    one_node.start_worker("one")
+    running = one_node.becomes(record["instance_id"], "running")
+    leaders = [
+        pid
+        for pid in processes_of(engine_folder(one_node, running))
+        if os.getsid(pid) == pid and b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert leaders == [running["pid"]]
+
+
+def test_a_worker_killed_in_the_middle_of_a_stop_is_finished_by_the_next(
+    one_node: LocalFleet,
+) -> None:
+    record = one_node.create(term_delay=1)
+    one_node.call("DELETE", f"/instances/{record['instance_id']}")
+    one_node.becomes(record["instance_id"], "stopping")
+    until(lambda: False, 0.3)
+    one_node.processes[0].end(signal.SIGKILL)
+    one_node.start_worker("one")
+    assert one_node.delete(record["instance_id"])["status"] == "deleted"
+    assert processes_of(engine_folder(one_node, record)) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_worker_told_to_stop_ends_its_engines(
+    one_node: LocalFleet, number: signal.Signals
+) -> None:
+    record = one_node.create()
+    one_node.processes[0].end(number)
+    assert processes_of(engine_folder(one_node, record)) == []
+    stopped = one_node.record(record["instance_id"])
+    assert (stopped["status"], stopped["reason"]) == ("stopped", "the worker of one was stopped")
+
+
+def test_with_keep_engines_a_worker_told_to_stop_leaves_them(own_fleet: LocalFleet) -> None:
+    first = own_fleet.start_worker("one", KEEP_ENGINES="true")
+    own_fleet.start_web()
+    record = own_fleet.create()
+    first.end()
+    assert own_fleet.record(record["instance_id"])["node_status"].startswith("lost")
+    own_fleet.start_worker("one")
+    again = own_fleet.record(record["instance_id"])
+    assert (again["status"], again["pid"]) == ("running", record["pid"])
+
+
+def test_a_worker_stopped_without_redis_ends_its_engines_and_the_next_one_says_so(
+    one_node: LocalFleet,
+) -> None:
+    record = one_node.create()
+    redis = next(
+        pid
+        for pid in processes_of(one_node.folder)
+        if b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    os.kill(redis, signal.SIGSTOP)
+    try:
+        one_node.processes[0].end()
+        assert processes_of(engine_folder(one_node, record)) == []
+    finally:
+        os.kill(redis, signal.SIGCONT)
+    one_node.start_worker("one")
+    stopped = one_node.becomes(record["instance_id"], "stopped")
+    assert stopped["reason"] == "the worker of one was stopped"
+
+
+def test_a_log_flood_does_not_stop_the_engine_and_stays_bounded(fleet: LocalFleet) -> None:
+    record = fleet.create(log_flood=100)
+    folder = engine_folder(fleet, record)
+    assert until(lambda: (folder / "engine.log.1").exists(), 20)
+    assert fleet.call("GET", f"/proxy/{record['instance_id']}/v1/models").status_code == 200
+    assert sum(path.stat().st_size for path in folder.glob("engine.log*")) < 40 * 2**20
+    assert fleet.delete(record["instance_id"])["status"] == "deleted"
+
+
+def test_with_redis_frozen_engines_go_on_and_the_worker_comes_back(one_node: LocalFleet) -> None:
+    record = one_node.create()
+    models = f"/proxy/{record['instance_id']}/v1/models"
+    redis = next(
+        pid
+        for pid in processes_of(one_node.folder)
+        if b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    os.kill(redis, signal.SIGSTOP)
+    try:
+        assert one_node.call("GET", models).status_code == 200
+        began = monotonic()
+        refused = one_node.call("POST", "/instances", json={"model_name": "m"})
+        assert refused.status_code == 503
+        assert monotonic() - began < 5
+    finally:
+        os.kill(redis, signal.SIGCONT)
+    assert one_node.create()["status"] == "running"
