@@ -28,7 +28,7 @@ test: .venv/.ready-for-tests check engine models ## set up everything, then all 
 check: .venv/.ready-for-tests ## format, lint, types, import contracts, unit tests: for every commit
 	@ruff format --check --quiet . || { echo 'not formatted: run make fmt'; exit 1; }
 	@ruff check --quiet .
-	@mypy shared web workers tests/standin tests/demo
+	@mypy shared web workers tests
 	@lint-imports --no-logo > .venv/import-contracts.log || { cat .venv/import-contracts.log; exit 1; }
 	@$(BIN)/python -m pytest -q tests/unit
 

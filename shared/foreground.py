@@ -29,10 +29,12 @@ _LAST = "redis"
 class Foreground(honcho.manager.Manager):
     """honcho's process manager, ending Redis last."""
 
+    _ending = False
+
     def terminate(self) -> None:
         """Ask all processes to end, Redis only once the others have."""
-        if not self._terminating:
-            self._terminating = True
+        if not self._ending:
+            self._ending = True
             threading.Thread(target=self._end_in_order, daemon=True).start()
 
     def say(self, text: str) -> None:

@@ -204,7 +204,7 @@ class Settings:
         unit="seconds", doc="without progress in its log, after which a start is given up",
     )  # fmt: skip
     idle_sweep_interval_s: float = _setting(
-        "IDLE_SWEEP_INTERVAL", _seconds, "5",
+        "IDLE_SWEEP_INTERVAL", _seconds, "10",
         unit="seconds", doc="how often beat looks for idle instances",
     )  # fmt: skip
 

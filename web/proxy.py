@@ -13,7 +13,7 @@ import h11
 from flask import Flask, Response, request
 from werkzeug.datastructures import Headers
 from werkzeug.http import is_hop_by_hop_header
-from werkzeug.routing import Rule
+from werkzeug.routing import BaseConverter, Rule
 
 from shared.domain.instance import Instance
 from web.activity import Activity
@@ -48,8 +48,9 @@ class Proxy:
 
     def add_to(self, app: Flask) -> None:
         """Take all methods on all paths below /proxy/{id}."""
+        app.url_map.converters["rest"] = _Rest
         # Flask's own route() insists on a list of methods; a rule without one takes any.
-        for path in ("/proxy/<instance_id>", "/proxy/<instance_id>/<path:_>"):
+        for path in ("/proxy/<instance_id>", "/proxy/<instance_id>/<rest:_>"):
             app.url_map.add(Rule(path, endpoint="proxy", methods=None, strict_slashes=False))
         app.view_functions["proxy"] = self.view
 
@@ -83,6 +84,13 @@ class Proxy:
             exchange.close()
             raise
         return _response(answer, _AnswerBody(exchange, self._activity, instance.instance_id))
+
+
+class _Rest(BaseConverter):
+    """Whatever follows: Werkzeug's `path` does not take `//`, and we want to say why we do not."""
+
+    part_isolating = False
+    regex = ".*"
 
 
 class _AnswerBody:

@@ -7,6 +7,7 @@ finds the directory takes over where the last one stopped.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from workers.stages import Load, follow
 _SHIM_STARTS_S = 5.0  # a shim without a lock is still being born for so long, not dead
 _KILL_S = 1.0  # one turn of killing; the supervisor comes back while anything is left
 _PORT_CLOSES_S = 10.0  # then whoever holds the port is a stranger: nothing of ours runs
+_OWN_PROBE = re.compile(r'"GET /(?:health|v1/models|metrics) HTTP')  # in the access log
 LAST_LOG_LINES = 50
 STOPPED = str(Status.STOPPED)
 FAILED = str(Status.FAILED)
@@ -91,7 +93,8 @@ class Engine:
         if lines:
             key = str((self.launch or {}).get("key") or "") or None
             lines = [line.replace(key, "[key]") if key else line for line in lines]
-            self._last_progress_at = monotonic()
+            if not all(_OWN_PROBE.search(line) for line in lines):
+                self._last_progress_at = monotonic()
             self.load = follow(self.load, lines)
             self.last_lines = [*self.last_lines, *lines][-LAST_LOG_LINES:]
         return lines

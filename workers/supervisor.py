@@ -179,6 +179,7 @@ class Supervisor:
             if record.reason != str(error):
                 self._write(record, record.status, reason=str(error))
             return
+        self._taken.add(port)  # the next start of this pass cannot see it held yet
         key = secrets.token_urlsafe(32)
         chosen = replace(record, host=host, port=port, engine_key=key)
         told = {"host": host, "port": port, "engine_key": key, "stage": engine.load.stage}

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import requests
 from shared.settings import ROOT
 from tests.demo.waiting import until
 
+FOREGROUND = (sys.executable, "-m", "shared.foreground")
 _START_S = 60.0  # environments are there; this is interpreters on a busy machine
 _STOP_S = 90.0
 
@@ -40,7 +41,7 @@ class Fleet:
         """End it as Ctrl-C does; return how many seconds that took."""
         began = monotonic()
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            os.killpg(self.process.pid, signal.SIGINT)  # as a terminal does, to the whole group
         self.process.wait(_STOP_S)
         return monotonic() - began
 
@@ -56,7 +57,9 @@ def free_ports(count: int, *, first: int) -> int:
 
 
 @contextmanager
-def running_fleet(run_dir: Path, env: Mapping[str, str]) -> Iterator[Fleet]:
+def running_fleet(
+    run_dir: Path, env: Mapping[str, str], command: Sequence[str] = FOREGROUND
+) -> Iterator[Fleet]:
     """Run a fleet; ends it at exit.
 
     Raises:
@@ -75,7 +78,7 @@ def running_fleet(run_dir: Path, env: Mapping[str, str]) -> Iterator[Fleet]:
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "shared.foreground"],
+            command,
             cwd=ROOT,
             env=os.environ | settings,
             stdin=subprocess.DEVNULL,

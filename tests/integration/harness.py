@@ -177,7 +177,7 @@ def local_fleet(folder: Path, **env: str) -> Iterator[LocalFleet]:
 def processes_of(folder: Path) -> list[int]:
     """Return the pids of all living processes that work below `folder`, or were told of it."""
     found = []
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc"):  # noqa: PTH208 - names, many of them
         if not name.isdecimal() or int(name) == os.getpid():
             continue
         with suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
@@ -186,10 +187,10 @@ def test_ready_needs_a_worker(own_fleet: LocalFleet) -> None:
 def test_created_without_a_doorbell_it_starts_all_the_same(own_fleet: LocalFleet) -> None:
     own_fleet.start_web()
     worker = own_fleet.start_worker("one")
-    worker.popen.send_signal(19)  # SIGSTOP: the bell is rung, nobody hears
+    worker.popen.send_signal(signal.SIGSTOP)  # the bell is rung, nobody hears
     body = {"model_name": "org/tiny"}
     instance_id = own_fleet.call("POST", "/instances", json=body).json()["instance_id"]
-    worker.popen.send_signal(18)  # SIGCONT
+    worker.popen.send_signal(signal.SIGCONT)
     assert own_fleet.becomes(instance_id, "running")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import Counter
 
 import redis
@@ -53,6 +54,17 @@ def test_ports_come_from_the_nodes_own_range(fleet: LocalFleet) -> None:
     for record in [fleet.create() for _ in range(4)]:
         first = fleet.base_port(record["node"])
         assert first <= record["port"] <= first + 3
+
+
+def test_starts_at_the_same_moment_get_ports_of_their_own(own_fleet: LocalFleet) -> None:
+    own_fleet.start_web()
+    worker = own_fleet.start_worker("one")
+    worker.popen.send_signal(signal.SIGSTOP)  # so that one look sees all of them
+    bodies = [{"model_name": "org/tiny"}] * 4
+    made = [own_fleet.call("POST", "/instances", json=body).json() for body in bodies]
+    worker.popen.send_signal(signal.SIGCONT)
+    ports = {own_fleet.becomes(record["instance_id"], "running")["port"] for record in made}
+    assert len(ports) == 4
 
 
 def test_many_creates_at_once_never_exceed_the_nodes(fleet: LocalFleet) -> None:

@@ -12,7 +12,7 @@ _KEPT: Final = 1000
 class Seen(NamedTuple):
     """One finished request."""
 
-    path: str  # without the query
+    target: str  # path and query as they arrived
     outcome: str  # "done", or "aborted": the client left before the answer was complete
     seconds: float
 
@@ -33,10 +33,10 @@ class Journal:
         self._running = 0
         self._iterations = 0
 
-    def finish(self, path: str, outcome: str, seconds: float) -> None:
+    def finish(self, target: str, outcome: str, seconds: float) -> None:
         """Add one finished request, forgetting the oldest beyond the last thousand."""
         with self._lock:
-            self._seen.append(Seen(path, outcome, seconds))
+            self._seen.append(Seen(target, outcome, seconds))
 
     def seen(self) -> list[Seen]:
         """Return the last finished requests, newest last."""

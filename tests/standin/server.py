@@ -130,7 +130,8 @@ class Server:
                 raise
             finally:
                 if exchange.path not in _NOT_JOURNALED:
-                    self._journal.finish(exchange.path, outcome, time.monotonic() - began)
+                    seconds = time.monotonic() - began
+                    self._journal.finish(request.target, outcome, seconds)
         if reply.leaves_body_unread:
             connection.close_gently(_LINGER_S)
         return not close and exchange.body.skip()

@@ -420,13 +420,13 @@ def test_a_client_that_leaves_is_noticed_at_once(
         time.sleep(0.1)
     until(lambda: len(engine.get("/seen")) > before)
     last = engine.get("/seen")[-1]
-    assert (last["path"], last["outcome"]) == (path.partition("?")[0], "aborted")
+    assert (last["target"], last["outcome"]) == (path, "aborted")
     assert last["seconds"] < 5.0  # of 30 and more
 
 
 def test_a_complete_answer_is_done(engine: Engine) -> None:
     engine.ask("GET", "/sse?count=2&gap=0")
-    until(lambda: engine.get("/seen")[-1]["path"] == "/sse")
+    until(lambda: engine.get("/seen")[-1]["target"] == "/sse?count=2&gap=0")
     assert engine.get("/seen")[-1]["outcome"] == "done"
 
 

@@ -1,0 +1,34 @@
+"""Values for tests, whole and valid; a test names only what it is about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from shared.domain.instance import Instance
+from shared.domain.node import Gpu, Node
+from shared.settings import Settings
+
+
+def an_instance(**changes: Any) -> Instance:
+    """Return a pending instance of `org/tiny` on the node `one`, with `changes`."""
+    plain = Instance(
+        instance_id="tiny-aaaaaaaa", model_name="org/tiny", params={}, timeout=600, node="one"
+    )
+    return replace(plain, **changes)
+
+
+def a_node(**changes: Any) -> Node:
+    """Return the living node `one` with room for three instances and no GPUs, with `changes`."""
+    plain = Node(name="one", address="127.0.0.1", max_instances=3, heartbeat_age_s=1.0)
+    return replace(plain, **changes)
+
+
+def a_gpu(index: int) -> Gpu:
+    """Return the device with that index; its UUID is `GPU-` and the index."""
+    return Gpu(index=index, uuid=f"GPU-{index}", name="H100", total_mib=81_559)
+
+
+def settings(**env: str) -> Settings:
+    """Return the settings that an environment of only these variables gives."""
+    return Settings.from_env(env)

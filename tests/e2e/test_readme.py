@@ -1,0 +1,101 @@
+"""Every command and every curl line of the READMEs, run as a newcomer would."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from shared.settings import ROOT
+from tests.demo.fleet import Fleet
+from tests.integration.harness import processes_of
+
+READMES = ("README.md", "README_zh.md")
+_RUN_ELSEWHERE = {
+    "make demo",  # below
+    "make test",  # this very run; .ci/run calls it
+    "make run",  # the fixture `fleet`
+}
+
+
+def blocks(readme: str, language: str) -> list[str]:
+    """Return the code blocks of a README."""
+    text = (ROOT / readme).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_every_command_is_one_that_is_run_here() -> None:
+    for readme in READMES:
+        for block in blocks(readme, "bash"):
+            assert block.strip() in _RUN_ELSEWHERE or "curl" in block, block
+
+
+def test_both_readmes_have_the_same_commands() -> None:
+    english, chinese = (blocks(readme, "bash") for readme in READMES)
+    assert english == chinese
+    assert blocks("README.md", "python") == blocks("README_zh.md", "python")
+
+
+def test_ci_calls_make_test() -> None:
+    assert (ROOT / ".ci/run").read_text().rstrip().endswith("exec make test")
+
+
+def test_the_curl_lines_work_in_their_order(fleet: Fleet) -> None:
+    lines = [block for block in blocks("README.md", "bash") if "curl" in block]
+    sdk = "\n".join(blocks("README.md", "python"))
+    before_the_end = next(n for n, line in enumerate(lines) if "DELETE" in line)
+    lines.insert(
+        before_the_end,
+        f'ID=$ID {sys.executable} - <<"END"\nimport os\nID = os.environ["ID"]\n{sdk}\nEND\n',
+    )
+    script = 'set -eu\ncurl() { command curl --fail-with-body -sS "$@"; echo; }\n'
+    script += "".join(f"echo '## {n}'\n{line}" for n, line in enumerate(lines))
+    port = fleet.base.rsplit(":", 1)[1]
+    ran = subprocess.run(
+        ["bash", "-c", script.replace("localhost:5000", f"localhost:{port}")],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    answers = ran.stdout
+    for expected in (
+        '"status":"running"', "chat.completion.chunk", "Paris", "Starting vLLM server",
+        '"status":"deleted"', '"redis":"ok"',
+    ):  # fmt: skip
+        assert expected in answers, (expected, answers)
+
+
+def test_make_demo_does_the_main_job_and_leaves_nothing(fleet: Fleet) -> None:
+    del fleet  # both at once: the demo finds ports that are free
+    ran = subprocess.run(
+        ["make", "demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "MAKEFLAGS": ""},
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for shown in ("starting: weights", "running", "Paris", "idle for 8 s", "everything has ended"):
+        assert shown in ran.stdout, ran.stdout
+    assert processes_of(ROOT / ".run" / "demo") == []
+
+
+@pytest.mark.parametrize("target", ["help", "check"])
+def test_make_has_what_the_readme_names(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_ctrl_c_ends_everything(tmp_path: Any) -> None:
+    from tests.demo.fleet import running_fleet  # noqa: PLC0415 - a second fleet, ended at once
+
+    with running_fleet(tmp_path / "run", {}, command=["make", "run"]) as second:
+        assert second.stop() < 20
+    assert processes_of(tmp_path) == []

@@ -1,0 +1,833 @@
+"""The Store contract, kept by the store in memory and by the one on a real Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+import redis
+
+from shared.domain.instance import Desired, Exit, Instance, Status, may_become
+from shared.domain.node import Claim, Node
+from shared.errors import StoreUnavailable
+from shared.store import KEEP_ENDED_S, Change, Store
+from shared.store.memory import MemoryStore
+from shared.store.redis import RedisStore, connect
+from tests.builders import a_gpu, a_node, an_instance
+from tests.demo.waiting import until
+from tests.redis_server import running_redis
+
+START = 1_000_000.0
+PATHS = {
+    Status.PENDING: [],
+    Status.STARTING: [Status.STARTING],
+    Status.RUNNING: [Status.STARTING, Status.RUNNING],
+    Status.UNHEALTHY: [Status.STARTING, Status.RUNNING, Status.UNHEALTHY],
+    Status.BACKOFF: [Status.STARTING, Status.BACKOFF],
+    Status.FAILED: [Status.FAILED],
+    Status.STOPPING: [Status.STOPPING],
+    Status.STOPPED: [Status.STOPPING, Status.STOPPED],
+    Status.STOP_FAILED: [Status.STOPPING, Status.STOP_FAILED],
+}
+
+
+class Bench:
+    """A store of one kind, with a node `one` that took part, and a way to let time pass."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.epoch = store.announce(a_node(name="one"))
+
+    def age(self, instance_id: str, seconds: float) -> None:
+        """Make an instance look as if it was last used `seconds` ago."""
+        raise NotImplementedError
+
+    def silence(self, node: str, seconds: float) -> None:
+        """Make a node look as if it last beat `seconds` ago."""
+        raise NotImplementedError
+
+    def created(self, instance_id: str = "i1", **changes: Any) -> str:
+        """Record an instance on node `one`; return its id."""
+        assert self.store.create(an_instance(instance_id=instance_id, **changes), 100)
+        return instance_id
+
+    def a_change(self, instance_id: str = "i1", **changes: Any) -> Change:
+        """Return a change that holds, but for `changes`."""
+        record = self.got(instance_id)
+        fields: dict[str, Any] = {
+            "instance_id": instance_id,
+            "node": record.node,
+            "epoch": self.epoch,
+            "generation": record.generation,
+            "status": Status.STARTING,
+        }
+        return Change(**fields | changes)
+
+    def moved(self, instance_id: str, *statuses: Status, **fields: object) -> Instance:
+        """Move an instance along; return its record."""
+        for status in statuses:
+            change = self.a_change(instance_id, status=status, fields=fields)
+            assert self.store.apply(change), f"{instance_id} did not become {status}"
+        return self.got(instance_id)
+
+    def got(self, instance_id: str) -> Instance:
+        """Return a record that is there."""
+        record = self.store.get(instance_id)
+        assert record is not None
+        return record
+
+    def running(self, instance_id: str = "i1", **changes: Any) -> Instance:
+        """Record an instance and have it run."""
+        return self.moved(self.created(instance_id, **changes), *PATHS[Status.RUNNING])
+
+    def node(self, name: str = "one") -> Node:
+        """Return a node that is there."""
+        return next(node for node in self.store.nodes() if node.name == name)
+
+
+class MemoryBench(Bench):
+    """Time is a number here, and passes for all."""
+
+    def __init__(self) -> None:
+        self.time = START
+        super().__init__(MemoryStore(clock=lambda: self.time))
+
+    def age(self, instance_id: str, seconds: float) -> None:
+        """Let time pass."""
+        self.time = (self.got(instance_id).last_active or 0.0) + seconds
+
+    def silence(self, node: str, seconds: float) -> None:
+        """Let time pass."""
+        del node
+        self.time += seconds
+
+
+class RedisBench(Bench):
+    """Redis has its own clock, so what it wrote is moved back."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client: Any = client
+        super().__init__(RedisStore(client))
+
+    def age(self, instance_id: str, seconds: float) -> None:
+        """Move the last use back."""
+        used = self.store.now() - seconds
+        timeout = self.got(instance_id).timeout
+        self.client.hset(f"fleet:instance:{instance_id}", "last_active", used)
+        self.client.zadd("fleet:expiry", {instance_id: used + timeout}, xx=True)
+
+    def silence(self, node: str, seconds: float) -> None:
+        """Move the last heartbeat back."""
+        self.client.hset(f"fleet:node:{node}", "heartbeat_at", self.store.now() - seconds)
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_redis(tmp_path_factory.mktemp("store-redis")) as url:
+        yield url
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with closing(connect(redis_url)) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture(params=["memory", "redis"])
+def bench(request: pytest.FixtureRequest) -> Bench:
+    if request.param == "memory":
+        return MemoryBench()
+    return RedisBench(request.getfixturevalue("client"))
+
+
+@pytest.fixture
+def store(bench: Bench) -> Store:
+    return bench.store
+
+
+@pytest.fixture
+def redis_bench(client: redis.Redis) -> RedisBench:
+    return RedisBench(client)
+
+
+def test_a_store_that_is_there_answers(store: Store) -> None:
+    store.ping()
+
+
+def test_time_goes_on(store: Store) -> None:
+    before = store.now()
+    assert store.now() >= before
+
+
+# create
+
+
+def test_what_was_created_is_read_back_whole(bench: Bench) -> None:
+    instance = an_instance(
+        instance_id="i1",
+        model_name="千问/m",
+        params={"a": [1, 2.5, None], "b": {"c": True}, "d": "x"},
+        timeout=7,
+        gpus=("GPU-0", "GPU-1"),
+    )
+    bench.store.create(instance, 3)
+    record = bench.got("i1")
+    assert record == an_instance(
+        **{name: getattr(instance, name) for name in ("instance_id", "model_name", "params")},
+        timeout=7,
+        gpus=("GPU-0", "GPU-1"),
+        created_at=record.created_at,
+    )
+
+
+def test_created_at_is_by_the_stores_clock(bench: Bench) -> None:
+    before = bench.store.now()
+    bench.created("i1", created_at=5.0)
+    assert before <= bench.got("i1").created_at <= bench.store.now()
+
+
+def test_a_new_instance_claims_its_place(bench: Bench) -> None:
+    bench.created("i1", gpus=("GPU-0",))
+    assert bench.node().claims == (Claim(instance_id="i1", gpus=("GPU-0",)),)
+
+
+def test_a_full_node_takes_no_more(bench: Bench) -> None:
+    made = [bench.store.create(an_instance(instance_id=f"i{n}"), 2) for n in range(3)]
+    assert (made, bench.store.get("i2")) == ([True, True, False], None)
+
+
+def test_a_gpu_is_held_by_one_instance(bench: Bench) -> None:
+    bench.created("i1", gpus=("GPU-0", "GPU-1"))
+    assert not bench.store.create(an_instance(instance_id="i2", gpus=("GPU-1", "GPU-2")), 100)
+    assert bench.store.get("i2") is None
+
+
+def test_a_refused_instance_leaves_no_trace(bench: Bench) -> None:
+    bench.store.create(an_instance(instance_id="i1"), 0)
+    found = (bench.store.instances(with_ended=True), bench.node().claims, bench.store.events("i1"))
+    assert found == ([], (), [])
+
+
+def test_gpus_of_the_same_name_on_another_node_are_others(bench: Bench) -> None:
+    bench.created("i1", gpus=("GPU-0",))
+    assert bench.store.create(an_instance(instance_id="i2", node="two", gpus=("GPU-0",)), 100)
+
+
+def test_of_eight_threads_that_want_one_place_one_gets_it(store: Store) -> None:
+    barrier = threading.Barrier(8)
+
+    def create(number: int) -> bool:
+        barrier.wait()
+        return store.create(an_instance(instance_id=f"i{number}"), 1)
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(create, range(8)))
+    assert (sum(won), len(store.instances())) == (1, 1)
+
+
+def test_of_eight_threads_that_want_one_gpu_one_gets_it(store: Store) -> None:
+    barrier = threading.Barrier(8)
+
+    def create(number: int) -> bool:
+        barrier.wait()
+        return store.create(an_instance(instance_id=f"i{number}", gpus=("GPU-0",)), 100)
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(create, range(8)))
+    assert sum(won) == 1
+
+
+# reading
+
+
+def test_nobody_has_no_record(store: Store) -> None:
+    assert store.get("none") is None
+
+
+def test_instances_are_listed_oldest_first(bench: Bench) -> None:
+    for name in ("b", "a", "c"):
+        bench.created(name)
+        bench.silence("one", 0.01)
+    assert [record.instance_id for record in bench.store.instances()] == ["b", "a", "c"]
+
+
+def test_a_node_lists_what_is_placed_on_it(bench: Bench) -> None:
+    bench.created("i1")
+    bench.created("i2", node="two")
+    assert [record.instance_id for record in bench.store.placed_on("one")] == ["i1"]
+
+
+# apply: compare
+
+
+def test_a_change_that_holds_is_written(bench: Bench) -> None:
+    bench.created()
+    fields = {
+        "reason": "loads",
+        "port": 9000,
+        "pid": 7,
+        "progress": 0.5,
+        "exit": Exit(code=1, signal=None, at=2.0),
+        "last_log": ("a", "千"),
+    }
+    assert bench.store.apply(bench.a_change(status=Status.STARTING, fields=fields))
+    record = bench.got("i1")
+    assert {name: getattr(record, name) for name in fields} == fields
+    assert (record.status, record.observed_generation) == (Status.STARTING, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"generation": 0},
+        {"generation": 2},
+        {"epoch": 0},
+        {"epoch": 2},
+        {"node": "two"},
+        {"instance_id": "i2"},
+        {"status": Status.RUNNING},
+        {"status": Status.STOPPED},
+    ],
+    ids=str,
+)
+def test_a_change_that_does_not_hold_changes_nothing(bench: Bench, changes: dict[str, Any]) -> None:
+    bench.created()
+    before = bench.got("i1")
+    changed = bench.store.apply(
+        bench.a_change(fields={"reason": "no"}, **changes)
+        if ("instance_id" not in changes)
+        else Change(
+            instance_id="i2",
+            node="one",
+            epoch=bench.epoch,
+            generation=1,
+            status=Status.STARTING,
+        )
+    )
+    assert (changed, bench.got("i1"), bench.store.get("i2")) == (False, before, None)
+
+
+@pytest.mark.parametrize("before", Status)
+def test_a_change_follows_the_arrows_of_the_diagram(bench: Bench, before: Status) -> None:
+    taken = set()
+    for after in Status:
+        name = bench.created(f"i-{after}".replace("_", "-"))
+        bench.moved(name, *PATHS[before])
+        if bench.store.apply(bench.a_change(name, status=after)):
+            taken.add(after)
+    assert taken == may_become(before) | {before}
+
+
+def test_the_same_status_may_be_written_again(bench: Bench) -> None:
+    bench.moved(bench.created(), Status.STARTING)
+    assert bench.moved("i1", Status.STARTING, stage="weights", progress=0.5).progress == 0.5
+
+
+def test_none_removes_a_field(bench: Bench) -> None:
+    bench.moved(bench.created(), Status.STARTING, progress=0.5, port=9000, pid=7)
+    record = bench.moved("i1", Status.STARTING, progress=None, port=None, pid=None)
+    assert (record.progress, record.port, record.pid) == (None, None, None)
+
+
+def test_none_gives_every_optional_field_its_default(bench: Bench) -> None:
+    """Whatever a worker may write, it may take back, in either store alike."""
+    given = {
+        "reason": "r", "stage": "s", "host": "h", "start_time": 1, "boot_id": "b",
+        "engine_key": "k", "restarts": 1, "cause": "c", "advice": "a",
+        "exit": Exit(code=1, signal=None, at=None), "last_log": ("x",),
+    }  # fmt: skip
+    bench.moved(bench.created(), Status.STARTING, **given)
+    record = bench.moved("i1", Status.STARTING, **dict.fromkeys(given))
+    fresh = an_instance()
+    assert {name: getattr(record, name) for name in given} == {
+        name: getattr(fresh, name) for name in given
+    }
+
+
+def test_a_change_made_upon_an_older_desire_does_not_hold(bench: Bench) -> None:
+    bench.created()
+    change = bench.a_change(status=Status.STARTING)
+    bench.store.stop("i1", reason="enough", by="user")
+    assert not bench.store.apply(change)
+
+
+def test_a_second_announcement_fences_off_the_first(bench: Bench) -> None:
+    bench.created()
+    change = bench.a_change(status=Status.STARTING)
+    newer = bench.store.announce(a_node(name="one"))
+    assert (newer > bench.epoch, bench.store.apply(change)) == (True, False)
+
+
+def test_of_eight_threads_that_make_one_change_one_does(bench: Bench) -> None:
+    bench.created()
+    starting = bench.moved("i1", Status.STARTING)
+    changes = [bench.a_change(status=Status.RUNNING), bench.a_change(status=Status.BACKOFF)] * 4
+    barrier = threading.Barrier(8)
+
+    def apply(change: Change) -> bool:
+        barrier.wait()
+        return bench.store.apply(change)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(apply, changes))
+    said = [event.status for event in bench.store.events("i1")]
+    assert starting.status is Status.STARTING
+    assert said in (
+        ["pending", "starting", "running", "backoff"],
+        ["pending", "starting", "backoff"],
+    )
+
+
+# apply: what follows
+
+
+def test_starting_is_timed(bench: Bench) -> None:
+    record = bench.moved(bench.created(), Status.STARTING)
+    assert record.started_at is not None
+    assert record.started_at <= bench.store.now()
+
+
+def test_running_starts_the_idle_clock(bench: Bench) -> None:
+    record = bench.running()
+    assert record.ready_at == record.last_active
+    assert record.ready_at is not None
+
+
+def test_leaving_running_ends_the_idle_clock(bench: Bench) -> None:
+    bench.running(timeout=60)
+    bench.age("i1", 61.0)
+    bench.moved("i1", Status.UNHEALTHY)
+    assert bench.store.stop_idle() == []
+
+
+def test_running_again_starts_the_idle_clock_again(bench: Bench) -> None:
+    bench.running(timeout=60)
+    bench.moved("i1", Status.UNHEALTHY, Status.RUNNING)
+    bench.age("i1", 61.0)
+    assert [record.instance_id for record in bench.store.stop_idle()] == ["i1"]
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.STOPPED])
+def test_an_end_releases_the_claim(bench: Bench, status: Status) -> None:
+    bench.created(gpus=("GPU-0",))
+    bench.moved("i1", *PATHS[status])
+    assert bench.node().claims == ()
+
+
+@pytest.mark.parametrize(
+    "status", [status for status in Status if status not in (Status.FAILED, Status.STOPPED)]
+)
+def test_anything_but_an_end_keeps_the_claim(bench: Bench, status: Status) -> None:
+    bench.created(gpus=("GPU-0",))
+    bench.moved("i1", *PATHS[status])
+    assert bench.node().claims == (Claim(instance_id="i1", gpus=("GPU-0",)),)
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.STOPPED])
+def test_an_end_forgets_the_engines_key(bench: Bench, status: Status) -> None:
+    first, *rest = PATHS[status] if status is Status.STOPPED else [Status.STARTING, Status.FAILED]
+    bench.moved(bench.created(), first, engine_key="hush")
+    assert bench.moved("i1", *rest).engine_key == ""
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.STOPPED])
+def test_an_end_is_timed(bench: Bench, status: Status) -> None:
+    bench.created()
+    assert bench.moved("i1", *PATHS[status]).ended_at is not None
+
+
+def test_the_key_is_kept_while_the_engine_runs(bench: Bench) -> None:
+    bench.moved(bench.created(), Status.STARTING, engine_key="k")
+    assert bench.moved("i1", Status.RUNNING).engine_key == "k"
+
+
+def test_a_stopped_instance_is_listed_only_among_the_ended(bench: Bench) -> None:
+    bench.moved(bench.created(), *PATHS[Status.STOPPED])
+    live = [record.instance_id for record in bench.store.instances()]
+    everything = [record.instance_id for record in bench.store.instances(with_ended=True)]
+    assert (live, bench.store.placed_on("one"), everything) == ([], [], ["i1"])
+
+
+def test_a_failed_instance_is_still_listed(bench: Bench) -> None:
+    bench.moved(bench.created(), Status.FAILED)
+    assert [record.instance_id for record in bench.store.instances()] == ["i1"]
+
+
+def test_a_stopped_instance_can_still_be_read(bench: Bench) -> None:
+    bench.moved(bench.created(), *PATHS[Status.STOPPED])
+    assert bench.got("i1").ended
+
+
+def test_a_released_place_can_be_claimed(bench: Bench) -> None:
+    bench.moved(bench.created(gpus=("GPU-0",)), *PATHS[Status.STOPPED])
+    assert bench.store.create(an_instance(instance_id="i2", gpus=("GPU-0",)), 1)
+
+
+def test_everything_of_an_ended_instance_is_gone_within_a_day(redis_bench: RedisBench) -> None:
+    redis_bench.created()
+    redis_bench.store.append_log("i1", ["a"])
+    redis_bench.moved("i1", *PATHS[Status.STOPPED])
+    lives = {key: redis_bench.client.ttl(key) for key in redis_bench.client.keys("fleet:*:i1")}
+    assert len(lives) == 3
+    assert all(0 < seconds <= KEEP_ENDED_S for seconds in lives.values()), lives
+
+
+def test_a_log_line_that_comes_after_the_end_keeps_nothing_longer(redis_bench: RedisBench) -> None:
+    redis_bench.created()
+    redis_bench.moved("i1", *PATHS[Status.STOPPED])
+    redis_bench.store.append_log("i1", ["late"])
+    assert 0 < redis_bench.client.ttl("fleet:log:i1") <= KEEP_ENDED_S
+
+
+def test_a_stop_of_a_failed_instance_lets_nothing_live_for_ever(redis_bench: RedisBench) -> None:
+    redis_bench.moved(redis_bench.created(), Status.FAILED)
+    redis_bench.store.stop("i1", reason="enough", by="user")
+    redis_bench.moved("i1", Status.STOPPING, Status.STOPPED)
+    lives = {key: redis_bench.client.ttl(key) for key in redis_bench.client.keys("fleet:*:i1")}
+    assert all(0 < seconds <= KEEP_ENDED_S for seconds in lives.values()), lives
+
+
+def test_a_failed_instance_that_expires_leaves_no_trace(redis_bench: RedisBench) -> None:
+    redis_bench.moved(redis_bench.created(), Status.FAILED)
+    redis_bench.client.delete("fleet:instance:i1")  # as its expiry does
+    assert (redis_bench.store.instances(), redis_bench.store.placed_on("one")) == ([], [])
+    assert redis_bench.client.zcard("fleet:instances") == 0
+
+
+# stop
+
+
+def test_a_stop_is_a_desire(bench: Bench) -> None:
+    bench.running()
+    record = bench.store.stop("i1", reason="enough", by="user")
+    assert record is not None
+    assert (record.desired, record.stop_reason, record.generation, record.status) == (
+        Desired.STOPPED,
+        "enough",
+        2,
+        Status.RUNNING,
+    )
+
+
+def test_the_first_reason_to_stop_stays(bench: Bench) -> None:
+    bench.running()
+    first = bench.store.stop("i1", reason="enough", by="user")
+    assert bench.store.stop("i1", reason="again", by="other") == first
+
+
+def test_nobody_cannot_be_stopped(store: Store) -> None:
+    assert store.stop("none", reason="r", by="user") is None
+
+
+def test_a_stopped_instance_is_not_stopped_again(bench: Bench) -> None:
+    stopped = bench.moved(bench.created(), *PATHS[Status.STOPPED])
+    assert bench.store.stop("i1", reason="r", by="user") == stopped
+
+
+def test_of_eight_threads_that_stop_an_instance_one_is_heard(bench: Bench) -> None:
+    bench.running()
+    barrier = threading.Barrier(8)
+
+    def stop(number: int) -> None:
+        barrier.wait()
+        bench.store.stop("i1", reason=f"r{number}", by="user")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(stop, range(8)))
+    asked = [event for event in bench.store.events("i1") if event.status == "desired=stopped"]
+    assert (len(asked), bench.got("i1").generation) == (1, 2)
+
+
+# idle
+
+
+def test_what_is_due_is_asked_to_stop(bench: Bench) -> None:
+    bench.running(timeout=60)
+    bench.age("i1", 61.0)
+    stopped = bench.store.stop_idle()
+    assert [(record.instance_id, record.desired, record.stop_reason) for record in stopped] == [
+        ("i1", Desired.STOPPED, "idle for 60 s, its timeout")
+    ]
+
+
+def test_what_is_not_due_is_left_alone(bench: Bench) -> None:
+    bench.running(timeout=60)
+    bench.age("i1", 50.0)
+    assert bench.store.stop_idle() == []
+
+
+def test_only_what_is_due_is_stopped(bench: Bench) -> None:
+    bench.running("i1", timeout=60)
+    bench.running("i2", timeout=6_000)
+    bench.age("i1", 61.0)
+    assert [record.instance_id for record in bench.store.stop_idle()] == ["i1"]
+
+
+def test_a_touch_moves_the_idle_clock(bench: Bench) -> None:
+    bench.running(timeout=60)
+    bench.age("i1", 61.0)
+    bench.store.touch(["i1"])
+    assert bench.store.stop_idle() == []
+
+
+def test_a_touch_is_timed(bench: Bench) -> None:
+    before = bench.running().last_active or 0.0
+    bench.silence("one", 0.01)
+    bench.store.touch(["i1"])
+    assert (bench.got("i1").last_active or 0.0) >= before
+
+
+@pytest.mark.parametrize("names", [[], ["none"], ["none", "i1"]])
+def test_a_touch_of_nobody_is_harmless(bench: Bench, names: list[str]) -> None:
+    bench.created()
+    bench.store.touch(names)
+    assert (bench.got("i1").last_active, bench.store.get("none")) == (None, None)
+
+
+def test_timeout_0_is_never_stopped(bench: Bench) -> None:
+    bench.running(timeout=0)
+    bench.age("i1", 1e8)
+    bench.store.touch(["i1"])
+    bench.age("i1", 1e8)
+    assert bench.store.stop_idle() == []
+
+
+def test_a_sweep_of_one_node_leaves_others_alone(bench: Bench) -> None:
+    bench.running(timeout=60)
+    bench.age("i1", 61.0)
+    other = bench.store.stop_idle(node="two")
+    own = [record.instance_id for record in bench.store.stop_idle(node="one")]
+    assert (other, own) == ([], ["i1"])
+
+
+def test_sweeping_twice_stops_once(bench: Bench) -> None:
+    bench.running(timeout=60)
+    bench.age("i1", 61.0)
+    bench.store.stop_idle()
+    assert (bench.store.stop_idle(), bench.got("i1").generation) == ([], 2)
+
+
+def test_a_touch_does_not_revive_what_is_asked_to_stop(bench: Bench) -> None:
+    before = bench.running(timeout=60)
+    bench.store.stop("i1", reason="enough", by="user")
+    bench.store.touch(["i1"])
+    assert bench.got("i1").last_active == before.last_active
+
+
+def test_a_sweep_checks_again_what_the_index_lists(redis_bench: RedisBench) -> None:
+    redis_bench.created(timeout=60)
+    redis_bench.client.zadd("fleet:expiry", {"i1": 1.0, "none": 1.0})
+    assert redis_bench.store.stop_idle() == []
+    assert redis_bench.client.zcard("fleet:expiry") == 0
+
+
+# history
+
+
+def test_events_are_in_order_and_say_who_and_why(bench: Bench) -> None:
+    bench.created()
+    bench.moved("i1", Status.STARTING, reason="spawned")
+    bench.moved("i1", Status.RUNNING, reason="answers")
+    bench.store.stop("i1", reason="enough", by="user")
+    bench.moved("i1", Status.STOPPING, Status.STOPPED, reason="enough")
+    events = bench.store.events("i1")
+    assert [(event.by, event.status, event.reason) for event in events] == [
+        ("user", "pending", "created, placed on one"),
+        ("worker", "starting", "spawned"),
+        ("worker", "running", "answers"),
+        ("user", "desired=stopped", "enough"),
+        ("worker", "stopping", "enough"),
+        ("worker", "stopped", "enough"),
+    ]
+    assert [event.at for event in events] == sorted(event.at for event in events)
+
+
+def test_an_idle_stop_is_an_event_by_idle(bench: Bench) -> None:
+    bench.running(timeout=60)
+    bench.age("i1", 61.0)
+    bench.store.stop_idle()
+    last = bench.store.events("i1")[-1]
+    assert (last.by, last.status) == ("idle", "desired=stopped")
+
+
+def test_staying_in_a_status_is_no_event(bench: Bench) -> None:
+    bench.moved(bench.created(), Status.STARTING)
+    bench.moved("i1", Status.STARTING, progress=0.5)
+    assert len(bench.store.events("i1")) == 2
+
+
+def test_nobody_has_no_events_and_no_log(store: Store) -> None:
+    assert (store.events("none"), store.log("none", 10)) == ([], [])
+
+
+@pytest.mark.parametrize(("tail", "lines"), [(1, ["c"]), (2, ["b", "c"]), (9, ["a", "b", "c"])])
+def test_the_tail_of_a_log(bench: Bench, tail: int, lines: list[str]) -> None:
+    bench.created()
+    bench.store.append_log("i1", ["a", "b"])
+    bench.store.append_log("i1", ["c"])
+    assert bench.store.log("i1", tail) == lines
+
+
+def test_no_lines_add_nothing(bench: Bench) -> None:
+    bench.created()
+    bench.store.append_log("i1", [])
+    assert bench.store.log("i1", 5) == []
+
+
+def test_a_log_keeps_its_newest_lines(bench: Bench) -> None:
+    bench.created()
+    bench.store.append_log("i1", [str(number) for number in range(6_000)])
+    kept = bench.store.log("i1", 10_000)
+    assert (kept[-1], 5_000 <= len(kept) < 5_500) == ("5999", True)
+
+
+# nodes
+
+
+def test_an_announced_node_is_read_back_whole(bench: Bench) -> None:
+    bench.store.announce(
+        a_node(name="two", address="10.0.0.2", max_instances=7, gpus=(a_gpu(0), a_gpu(1)))
+    )
+    node = bench.node("two")
+    assert (node.address, node.max_instances, node.gpus, node.claims, node.lost) == (
+        "10.0.0.2",
+        7,
+        (a_gpu(0), a_gpu(1)),
+        (),
+        False,
+    )
+
+
+def test_nodes_are_listed_by_name(bench: Bench) -> None:
+    bench.store.announce(a_node(name="alpha"))
+    assert [node.name for node in bench.store.nodes()] == ["alpha", "one"]
+
+
+def test_a_silent_node_is_lost(bench: Bench) -> None:
+    bench.silence("one", 16.0)
+    node = bench.node()
+    assert node.lost
+    assert node.heartbeat_age_s is not None
+    assert 16.0 <= node.heartbeat_age_s < 18.0
+
+
+def test_a_heartbeat_brings_a_node_back(bench: Bench) -> None:
+    bench.silence("one", 16.0)
+    assert bench.store.heartbeat("one", bench.epoch)
+    assert not bench.node().lost
+
+
+def test_a_retired_node_is_lost_at_once_and_keeps_its_claims(bench: Bench) -> None:
+    bench.created()
+    bench.store.retire("one", bench.epoch)
+    assert (bench.node().lost, len(bench.node().claims)) == (True, 1)
+
+
+def test_a_retired_node_comes_back_by_announcing_itself(bench: Bench) -> None:
+    bench.store.retire("one", bench.epoch)
+    bench.store.announce(a_node(name="one"))
+    assert not bench.node().lost
+
+
+def test_a_replaced_worker_cannot_beat_nor_retire(bench: Bench) -> None:
+    bench.store.announce(a_node(name="one"))
+    beat = bench.store.heartbeat("one", bench.epoch)
+    bench.store.retire("one", bench.epoch)
+    assert (beat, bench.node().lost) == (False, False)
+
+
+def test_a_node_that_nobody_announced_cannot_beat(store: Store) -> None:
+    assert not store.heartbeat("none", 1)
+
+
+# notification
+
+
+def listening(store: Store) -> Iterator[str | None]:
+    """Return the changes from now on."""
+    changes = iter(store.changes(0.2))
+    assert next(changes) is None
+    return changes
+
+
+def test_every_kind_of_change_is_heard(bench: Bench) -> None:
+    with closing(listening(bench.store)) as changes:  # type: ignore[type-var]
+        bench.created("i1")
+        bench.moved("i1", Status.STARTING)
+        bench.moved("i1", Status.STARTING, progress=0.5)
+        bench.store.stop("i1", reason="r", by="user")
+        heard = [next(changes) for _ in range(4)]
+    assert heard == ["i1"] * 4
+
+
+def test_silence_is_heard_too(store: Store) -> None:
+    with closing(listening(store)) as changes:  # type: ignore[type-var]
+        assert next(changes) is None
+
+
+def test_two_listeners_hear_the_same(bench: Bench) -> None:
+    with (
+        closing(listening(bench.store)) as first,  # type: ignore[type-var]
+        closing(listening(bench.store)) as second,  # type: ignore[type-var]
+    ):
+        bench.created("i1")
+        assert (next(first), next(second)) == ("i1", "i1")
+
+
+# a store that is away
+
+
+def test_a_server_that_is_away_is_said_to_be(tmp_path: Path) -> None:
+    with closing(connect(f"unix://{tmp_path}/none.sock")) as client:
+        store = RedisStore(client)
+        for ask in (store.ping, store.now, store.nodes, store.instances):
+            with pytest.raises(StoreUnavailable, match="Redis does not answer"):
+                ask()
+
+
+def test_a_lost_connection_ends_listening(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as url:
+        client = connect(url)
+        changes = listening(RedisStore(client))
+    with closing(client), pytest.raises(StoreUnavailable):
+        list(changes)
+
+
+def test_a_store_works_again_once_its_server_does(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as url:
+        client = connect(url)
+        RedisStore(client).ping()
+        client.client_kill_filter(skipme=False, _type="normal")
+        assert until(lambda: _pings(client), 3.0)
+        client.close()
+
+
+def _pings(client: redis.Redis) -> bool:
+    try:
+        RedisStore(client).ping()
+    except StoreUnavailable:
+        return False
+    return True
+
+
+def test_a_frozen_server_costs_less_than_three_seconds(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as url, closing(connect(url)) as client:
+        store = RedisStore(client)
+        pid = int(client.info("server")["process_id"])  # type: ignore[index]
+        os.kill(pid, signal.SIGSTOP)
+        begun = monotonic()
+        try:
+            with pytest.raises(StoreUnavailable):
+                store.instances()
+            assert monotonic() - begun < 3.0
+        finally:
+            os.kill(pid, signal.SIGCONT)

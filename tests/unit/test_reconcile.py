@@ -1,0 +1,285 @@
+"""What a supervisor does next: every status, all that can be left of an engine, every flag."""
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.domain.instance import Desired, Instance, Status, may_become
+from shared.domain.reconcile import Action, Ended, Observation, Patience, plan
+from tests.builders import an_instance
+
+NOW = 1_000.0
+PATIENCE = Patience(start_stall=600.0, drain=30.0, stop=20.0, verify=10.0)
+
+NOT_SPAWNED, ALIVE, ENDING = Ended.NOT_SPAWNED, Ended.ALIVE, Ended.ENDING
+LEFTOVERS, GONE = Ended.LEFTOVERS, Ended.GONE
+NOTHING_LEFT = (NOT_SPAWNED, GONE)
+SOMETHING_LEFT = (ALIVE, ENDING, LEFTOVERS)
+
+WAIT, KILL = Action.WAIT, Action.KILL
+
+# Wanted: status → what is left → action, where no flag is set.
+WANTED: dict[Status, dict[Ended, Action]] = {
+    Status.PENDING: {
+        NOT_SPAWNED: Action.SPAWN,
+        ALIVE: Action.ADOPT,
+        ENDING: WAIT,
+        LEFTOVERS: KILL,
+        GONE: Action.MARK_CRASHED,
+    },
+    Status.STARTING: {
+        NOT_SPAWNED: Action.SPAWN,
+        ALIVE: WAIT,
+        ENDING: WAIT,
+        LEFTOVERS: KILL,
+        GONE: Action.MARK_CRASHED,
+    },
+    Status.RUNNING: {
+        NOT_SPAWNED: Action.MARK_CRASHED,
+        ALIVE: WAIT,
+        ENDING: WAIT,
+        LEFTOVERS: KILL,
+        GONE: Action.MARK_CRASHED,
+    },
+    Status.UNHEALTHY: {
+        NOT_SPAWNED: Action.MARK_CRASHED,
+        ALIVE: WAIT,
+        ENDING: WAIT,
+        LEFTOVERS: KILL,
+        GONE: Action.MARK_CRASHED,
+    },
+    Status.BACKOFF: dict.fromkeys(Ended, WAIT) | {LEFTOVERS: KILL},
+    Status.FAILED: dict.fromkeys(Ended, WAIT) | {LEFTOVERS: KILL},
+    Status.STOP_FAILED: dict.fromkeys(SOMETHING_LEFT, WAIT)
+    | dict.fromkeys(NOTHING_LEFT, Action.MARK_STOPPED),
+    Status.STOPPED: dict.fromkeys(Ended, WAIT) | {LEFTOVERS: KILL},
+    Status.STOPPING: dict.fromkeys(SOMETHING_LEFT, Action.TERMINATE)
+    | dict.fromkeys(NOTHING_LEFT, Action.MARK_STOPPED),
+}
+# Asked to stop, by the web tier or the idle sweep.
+UNWANTED: dict[Status, dict[Ended, Action]] = {
+    **{
+        status: dict.fromkeys(Ended, Action.BEGIN_STOP)
+        for status in (
+            Status.PENDING,
+            Status.STARTING,
+            Status.RUNNING,
+            Status.UNHEALTHY,
+            Status.BACKOFF,
+            Status.FAILED,
+        )
+    },
+    Status.STOPPING: WANTED[Status.STOPPING],
+    Status.STOPPED: WANTED[Status.STOPPED],
+    Status.STOP_FAILED: WANTED[Status.STOP_FAILED],
+}
+
+
+def planned(status: Status, ended: Ended, **seen: Any) -> Action:
+    """Return the plan for a wanted instance in `status` of which `ended` is left."""
+    return plan(an_instance(status=status), Observation(ended=ended, **seen), NOW, PATIENCE)
+
+
+@pytest.mark.parametrize(("status", "ended"), list(itertools.product(Status, Ended)))
+def test_a_wanted_instance(status: Status, ended: Ended) -> None:
+    assert planned(status, ended) is WANTED[status][ended]
+
+
+@pytest.mark.parametrize(("status", "ended"), list(itertools.product(Status, Ended)))
+def test_an_instance_that_is_asked_to_stop(status: Status, ended: Ended) -> None:
+    record = an_instance(status=status, desired=Desired.STOPPED)
+    assert plan(record, Observation(ended=ended), NOW, PATIENCE) is UNWANTED[status][ended]
+
+
+@pytest.mark.parametrize("ended", Ended)
+def test_an_engine_without_a_record_is_left_alone(ended: Ended) -> None:
+    assert plan(None, Observation(ended=ended), NOW, PATIENCE) is WAIT
+
+
+# starting
+
+
+@pytest.mark.parametrize(
+    ("seen", "action"),
+    [
+        ({}, WAIT),
+        ({"ready": True}, Action.MARK_RUNNING),
+        ({"last_progress_at": NOW - 600.0}, WAIT),
+        ({"last_progress_at": NOW - 600.1}, Action.GIVE_UP_START),
+        ({"last_progress_at": NOW - 600.1, "ready": True}, Action.MARK_RUNNING),
+        ({"terminated_at": NOW - 1.0, "last_progress_at": 0.0}, WAIT),
+        ({"terminated_at": NOW - 1.0, "ready": True}, WAIT),
+        ({"terminated_at": NOW - 21.1, "ready": True}, KILL),
+    ],
+)
+def test_an_engine_that_loads(seen: dict[str, Any], action: Action) -> None:
+    assert planned(Status.STARTING, ALIVE, **seen) is action
+
+
+@pytest.mark.parametrize("status", [Status.RUNNING, Status.UNHEALTHY])
+def test_a_running_engine_has_no_start_to_give_up(status: Status) -> None:
+    assert planned(status, ALIVE, last_progress_at=0.0) is WAIT
+
+
+# the end of an engine
+
+
+@pytest.mark.parametrize("status", [Status.STARTING, Status.RUNNING, Status.UNHEALTHY])
+def test_an_engine_that_a_dead_worker_told_to_stop_has_not_crashed(status: Status) -> None:
+    assert planned(status, GONE, told_to_stop=True) is Action.BEGIN_STOP
+
+
+@pytest.mark.parametrize("status", [Status.STARTING, Status.RUNNING, Status.UNHEALTHY])
+def test_leftovers_go_before_the_crash_is_written(status: Status) -> None:
+    assert planned(status, LEFTOVERS, told_to_stop=True) is KILL
+
+
+# stopping
+
+
+@pytest.mark.parametrize(
+    ("seen", "action"),
+    [
+        ({}, Action.TERMINATE),
+        ({"busy": True, "stop_begun_at": NOW - 30.0}, WAIT),
+        ({"busy": True, "stop_begun_at": NOW - 30.1}, Action.TERMINATE),
+        ({"busy": True, "stop_begun_at": None}, Action.TERMINATE),
+        ({"busy": False, "stop_begun_at": NOW}, Action.TERMINATE),
+        ({"terminated_at": NOW - 20.9}, WAIT),
+        ({"terminated_at": NOW - 20.9, "busy": True}, WAIT),
+        ({"terminated_at": NOW - 21.1}, KILL),
+        ({"terminated_at": NOW - 30.0}, KILL),
+        ({"terminated_at": NOW - 30.1}, Action.MARK_STOP_FAILED),
+    ],
+)
+@pytest.mark.parametrize("ended", SOMETHING_LEFT)
+def test_stopping_an_engine(ended: Ended, seen: dict[str, Any], action: Action) -> None:
+    assert planned(Status.STOPPING, ended, **seen) is action
+
+
+@pytest.mark.parametrize("seen", [{}, {"busy": True}, {"terminated_at": NOW - 1e6}])
+@pytest.mark.parametrize("ended", NOTHING_LEFT)
+def test_what_is_gone_is_stopped_however_long_it_took(ended: Ended, seen: dict[str, Any]) -> None:
+    assert planned(Status.STOPPING, ended, **seen) is Action.MARK_STOPPED
+
+
+# all of it at once
+
+_TIMES = st.none() | st.floats(0.0, 2 * NOW)
+_SEEN = st.builds(
+    Observation,
+    ended=st.sampled_from(Ended),
+    ready=st.booleans(),
+    busy=st.booleans(),
+    stop_begun_at=_TIMES,
+    terminated_at=_TIMES,
+    last_progress_at=_TIMES,
+    told_to_stop=st.booleans(),
+)
+_RECORDS = st.builds(an_instance, status=st.sampled_from(Status), desired=st.sampled_from(Desired))
+
+
+@given(st.none() | _RECORDS, _SEEN)
+def test_a_plan_is_total_and_the_same_each_time(record: Any, seen: Observation) -> None:
+    assert plan(record, seen, NOW, PATIENCE) is plan(record, seen, NOW, PATIENCE)
+
+
+@given(_RECORDS, _SEEN)
+def test_nothing_is_spawned_where_something_was(record: Any, seen: Observation) -> None:
+    if plan(record, seen, NOW, PATIENCE) is Action.SPAWN:
+        assert seen.ended is NOT_SPAWNED
+        assert record.desired is Desired.RUNNING
+
+
+@given(_RECORDS, _SEEN)
+def test_stopped_is_written_only_when_nothing_is_left(record: Any, seen: Observation) -> None:
+    if plan(record, seen, NOW, PATIENCE) is Action.MARK_STOPPED:
+        assert seen.ended in NOTHING_LEFT
+
+
+@given(_RECORDS, _SEEN)
+def test_a_crash_is_written_only_when_nothing_is_left(record: Any, seen: Observation) -> None:
+    if plan(record, seen, NOW, PATIENCE) is Action.MARK_CRASHED:
+        assert seen.ended in NOTHING_LEFT
+
+
+@given(_SEEN)
+def test_without_a_record_nothing_is_ever_done(seen: Observation) -> None:
+    assert plan(None, seen, NOW, PATIENCE) is WAIT
+
+
+@given(_RECORDS, _SEEN)
+def test_a_healthy_wanted_engine_is_never_ended(record: Any, seen: Observation) -> None:
+    serves = record.serving and seen.ended is ALIVE
+    if serves:
+        assert plan(record, seen, NOW, PATIENCE) is WAIT
+
+
+_BECOMES = {
+    Action.SPAWN: Status.STARTING,
+    Action.ADOPT: Status.STARTING,
+    Action.MARK_RUNNING: Status.RUNNING,
+    Action.BEGIN_STOP: Status.STOPPING,
+    Action.MARK_STOPPED: Status.STOPPED,
+    Action.MARK_STOP_FAILED: Status.STOP_FAILED,
+    Action.MARK_CRASHED: Status.FAILED,
+}
+
+
+@given(_RECORDS, _SEEN)
+def test_what_a_plan_writes_is_an_arrow_of_the_diagram(record: Any, seen: Observation) -> None:
+    becomes = _BECOMES.get(plan(record, seen, NOW, PATIENCE), record.status)
+    assert becomes is record.status or becomes in may_become(record.status)
+
+
+@given(_RECORDS, _SEEN)
+def test_nothing_is_killed_that_was_not_asked_to_end(record: Any, seen: Observation) -> None:
+    if plan(record, seen, NOW, PATIENCE) is KILL:
+        assert seen.ended is LEFTOVERS or seen.terminated_at is not None
+
+
+@given(_RECORDS, _SEEN)
+def test_what_is_asked_to_stop_is_never_helped_to_run(record: Any, seen: Observation) -> None:
+    if record.desired is Desired.STOPPED:
+        action = plan(record, seen, NOW, PATIENCE)
+        assert action not in {Action.SPAWN, Action.ADOPT, Action.MARK_RUNNING}
+
+
+# whole lives
+
+
+def lived(record: Instance, seen: Observation, *, obeys: bool) -> Instance:
+    """Return the record after a supervisor has looked once a second, for long enough.
+
+    Args:
+        record: at the beginning.
+        seen: at the beginning.
+        obeys: whether SIGTERM ends the engine; SIGKILL always does.
+    """
+    for second in range(200):
+        now = NOW + second
+        action = plan(record, seen, now, PATIENCE)
+        record = record.moved_to(_BECOMES.get(action, record.status))
+        if action is Action.BEGIN_STOP:
+            seen = replace(seen, stop_begun_at=now)
+        elif action is Action.TERMINATE:
+            seen = replace(seen, terminated_at=now, ended=ENDING if obeys else seen.ended)
+        elif action is KILL or (seen.ended is ENDING and obeys):
+            seen = replace(seen, ended=GONE)
+    return record
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+@pytest.mark.parametrize("busy", [True, False])
+@pytest.mark.parametrize("ended", Ended)
+@pytest.mark.parametrize("status", set(Status) - {Status.STOPPED, Status.STOP_FAILED})
+def test_whatever_is_asked_to_stop_is_stopped_in_the_end(
+    status: Status, ended: Ended, busy: bool, obeys: bool
+) -> None:
+    record = an_instance(status=status, desired=Desired.STOPPED)
+    after = lived(record, Observation(ended=ended, busy=busy), obeys=obeys)
+    assert after.status is Status.STOPPED
