@@ -94,7 +94,7 @@ def _settings(*, worker: bool) -> dict[str, Any]:
     # A worker's socket timeout must be longer than the one second that its BRPOP waits; the web
     # tier answers people, so a frozen Redis costs it two seconds, not thirty.
     timeout = 5 if worker else 2
-    transport = {
+    transport: dict[str, Any] = {
         "visibility_timeout": 120,
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
@@ -104,6 +104,8 @@ def _settings(*, worker: bool) -> dict[str, Any]:
         "health_check_interval": 10,
         "global_keyprefix": "fleet:celery:",
     }
+    if not worker:  # kombu retries a refused connection for six seconds, whatever the publish says
+        transport |= {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
     return {
         "broker_transport_options": transport,
         "result_backend_transport_options": {"global_keyprefix": "fleet:celery:"},

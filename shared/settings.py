@@ -282,7 +282,8 @@ class Settings:
         try:
             return cls.load()
         except SettingsError as error:
-            sys.exit(_explain(error))
+            sys.stderr.write(f"{_explain(error)}\n")
+            sys.exit(2)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:

@@ -6,8 +6,8 @@ Until API keys exist: only this machine, because whoever can create an instance 
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
-from urllib.parse import urlsplit
 
 from flask import Flask, request
 from werkzeug.datastructures import Headers
@@ -15,6 +15,11 @@ from werkzeug.datastructures import Headers
 from shared.errors import Unauthorized
 
 _FORWARDING = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+# Nothing else may stand in a Host header: a URL parser would see less than the next program does.
+_HOST = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?"
+)
+_LAST_PORT = 65535
 _OPEN_PATHS = frozenset({"/healthz"})
 _WHAT_TO_DO = (
     "this fleet has no API keys, so it answers only programs on its own machine, because whoever "
@@ -54,7 +59,7 @@ def check_local(peer: str | None, headers: Headers, own_names: frozenset[str]) -
     if not _is_own(host, own_names):
         raise Unauthorized(f"request for host {host!r}, not a name of this machine: {_WHAT_TO_DO}")
     origin = headers.get("Origin")
-    if origin is not None and not _is_own(urlsplit(origin).hostname or "", own_names):
+    if origin is not None and not _is_own(_origin_host(origin), own_names):
         raise Unauthorized(f"request by a page of {origin}: {_WHAT_TO_DO}")
     if headers.get("Sec-Fetch-Site") == "cross-site":
         raise Unauthorized(f"request by a page of another site: {_WHAT_TO_DO}")
@@ -66,15 +71,15 @@ def _is_own(host: str, own_names: frozenset[str]) -> bool:
 
 def _host_name(host: str) -> str:
     """Return a Host header without its port, in lower case; '' if it is malformed."""
-    try:
-        split = urlsplit(f"//{host}")
-        _ = split.port
-    except ValueError:
+    found = _HOST.fullmatch(host)
+    if found is None or int(found["port"] or 0) > _LAST_PORT:
         return ""
-    # What a host cannot hold would make the URL parser see less than others see.
-    if split.path or split.query or split.fragment or split.username is not None:
-        return ""
-    return split.hostname or ""
+    return (found["v6"] or found["name"]).lower()
+
+
+def _origin_host(origin: str) -> str:
+    scheme, separator, host = origin.partition("://")
+    return _host_name(host) if separator and scheme in ("http", "https") else ""
 
 
 def _is_loopback(address: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -72,7 +73,7 @@ def tail_lines(text: str | None) -> int:
     """
     if text is None:
         return 100
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MAX_TAIL):
+    if not (re.fullmatch(r"[0-9]{1,9}", text) and 1 <= int(text) <= MAX_TAIL):
         raise InvalidRequest(
             f"tail: {text!r} is not a whole number from 1 to {MAX_TAIL}", field="tail"
         )

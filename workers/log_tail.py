@@ -32,8 +32,11 @@ class LogTail:
         self._skip_flood(self._file)
         data = self._file.read(_BYTES_PER_READ)
         if not data and self._rotated(self._file):
-            self.close()
-            return self.read()
+            # What was written between that read and the rotation is still to come.
+            data = self._file.read(_BYTES_PER_READ)
+            if not data:
+                self.close()
+                return self.read()
         # tqdm redraws its bars with a carriage return; each state is a line to us
         *lines, self._rest = re.split(rb"[\r\n]+", self._rest + data)
         if len(self._rest) > _LINE_CHARS:
@@ -44,7 +47,8 @@ class LogTail:
     def remember(self) -> None:
         """Note how far the lines have been passed on."""
         if self._file is not None:
-            offset = self._file.tell() - len(self._rest)
+            # A line begun in the file before a rotation cannot be gone back to.
+            offset = max(0, self._file.tell() - len(self._rest))
             inode = os.fstat(self._file.fileno()).st_ino
             self._run.write("shipped", {"inode": inode, "offset": offset})
 
@@ -57,11 +61,19 @@ class LogTail:
     def _open(self) -> None:
         if self._file is not None:
             return
-        with suppress(FileNotFoundError):
-            self._file = self._run.log.open("rb", buffering=0)
-            inode, offset = self._resume
-            if os.fstat(self._file.fileno()).st_ino == inode:
-                self._file.seek(offset)
+        (inode, offset), self._resume = self._resume, (None, 0)
+        # Written before a rotation that nobody watched: the old file first.
+        for path in (self._run.old_log, self._run.log):
+            with suppress(FileNotFoundError):
+                file = path.open("rb", buffering=0)
+                if os.fstat(file.fileno()).st_ino == inode:
+                    file.seek(offset)
+                elif path == self._run.old_log:
+                    file.close()
+                    continue
+                self._file = file
+                return
+        self._resume = (inode, offset)  # no log yet
 
     def _skip_flood(self, file: BinaryIO) -> None:
         behind = os.fstat(file.fileno()).st_size - file.tell()

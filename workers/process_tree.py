@@ -78,6 +78,7 @@ def identity(pid: int) -> Identity | None:
 
 def members(marks: Marks) -> set[int]:
     """Return the pids of all living processes of an engine, its shim not counted."""
+    work = str(marks.work.resolve())  # as the kernel spells it
     stats = {stat.pid: stat for pid in _pids() if (stat := _stat(pid))}
     strangers = {os.getpid(), marks.shim}
     return {
@@ -87,7 +88,7 @@ def members(marks: Marks) -> set[int]:
         and (
             _in_session(stat, marks.leader, stats)
             or _descends(stat, marks.shim, stats)
-            or _works_in(pid, marks.work)
+            or _works_in(pid, work)
             or _carries(pid, marks.instance_id)
         )
     }
@@ -148,9 +149,9 @@ def _descends(stat: _Stat, shim: int | None, stats: dict[int, _Stat]) -> bool:
     return False
 
 
-def _works_in(pid: int, work: Path) -> bool:
+def _works_in(pid: int, work: str) -> bool:
     try:
-        return str((PROC / str(pid) / "cwd").readlink()).removesuffix(" (deleted)") == str(work)
+        return str((PROC / str(pid) / "cwd").readlink()).removesuffix(" (deleted)") == work
     except OSError:
         return False
 

@@ -39,6 +39,11 @@ class RunDirectory:
         return self.path / "engine.log"
 
     @property
+    def old_log(self) -> Path:
+        """The part before it, once the log has been rotated."""
+        return self.path / "engine.log.1"
+
+    @property
     def work(self) -> Path:
         """The engine's current directory; nothing but the engine's tree has it."""
         return self.path / "work"

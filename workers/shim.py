@@ -44,7 +44,7 @@ def main() -> int:
     if launch is None:
         sys.exit(f"{run.path} has no launch.json")
     become_subreaper()
-    log = Log(run.log)
+    log = Log(run.log, run.old_log)
     try:
         engine = Engine(run, launch, log)
     except OSError as error:
@@ -67,8 +67,9 @@ class Log:
     A full disk loses lines, never blocks the engine.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, older: Path) -> None:
         self._path = path
+        self._older = older
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._size = os.fstat(self._file).st_size
 
@@ -80,7 +81,7 @@ class Log:
             self._size += os.write(self._file, data)
 
     def _rotate(self) -> None:
-        self._path.rename(self._path.with_name(self._path.name + ".1"))
+        self._path.rename(self._older)
         os.close(self._file)
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._size = 0

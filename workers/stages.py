@@ -21,7 +21,6 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         # huggingface_hub's progress bars
         ("download", rf"(?:Fetching \d+ files|\.safetensors|\.bin|\.gguf): +{_PERCENT}"),
         ("weights", rf"Loading \w+ checkpoint shards: +{_PERCENT}"),
-        ("weights", r"Starting to load model"),
         (
             "compile",
             r"Dynamo bytecode transform|Compiling a graph|for the compilation|torch_compile_cache",

@@ -29,6 +29,7 @@ from workers.ports import choose_port
 from workers.run_directory import RunDirectory
 
 BUSY_PASS_S = 0.1  # while something starts or stops
+QUIET_PASS_S = 1.0  # while engines run: for their logs; their ends wake by themselves
 _SWEEP_S = 600.0  # between removals of old run directories
 _PROBES_AT_ONCE = 8
 _TRANSIENT = frozenset({Status.PENDING, Status.STARTING, Status.STOPPING})
@@ -102,7 +103,9 @@ class Supervisor:
         acted = [self._look_at_safely(record) for record in records]
         self._let_go({record.instance_id for record in records})
         busy = any(acted) or any(_in_transit(record) for record in records)
-        return BUSY_PASS_S if busy else HEARTBEAT_S
+        if busy:
+            return BUSY_PASS_S
+        return QUIET_PASS_S if records else HEARTBEAT_S / 2
 
     def watched_pids(self) -> list[int]:
         """Return the pids whose end is a reason to look at once."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from shared.errors import InvalidRequest
 
@@ -76,6 +76,8 @@ def checked(params: Mapping[str, object], *, field: str) -> dict[str, object]:
             raise InvalidRequest(f"{where}: given twice; `_` and `-` are the same", field=where)
         _refuse_owned(name, where)
         _refuse_unrenderable(value, where)
+        if name == "served_model_name":
+            _refuse_odd_names(value, where)
         result[name] = value
     return result
 
@@ -104,7 +106,7 @@ def gpu_count(params: Mapping[str, object]) -> int:
     count = 1
     for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
         size = params.get(name, 1)
-        if isinstance(size, str) and size.isdecimal():
+        if isinstance(size, str) and re.fullmatch(r"[0-9]{1,4}", size):
             size = int(size)
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             where = f"params.{name}"
@@ -135,6 +137,8 @@ def render(params: Mapping[str, object]) -> list[str]:
     for name, value in params.items():
         flag = _flag(name)
         match value:
+            case _ if "." in name:  # a key of a JSON parameter: always a value
+                words.append(f"{flag}={_text(value)}")
             case True:
                 words.append(flag)
             case False:
@@ -178,19 +182,56 @@ def _refuse_owned(name: str, where: str) -> None:
 def _refuse_unrenderable(value: object, where: str) -> None:
     if isinstance(value, list):
         for item in value:
-            if isinstance(item, (list, type(None))):
-                raise InvalidRequest(
-                    f"{where}: a list holds strings, numbers or objects, not {item!r}", field=where
-                )
-            if isinstance(item, str) and item.startswith("-"):
-                # A list renders as separate words, where this one would be read as a flag.
-                raise InvalidRequest(
-                    f"{where}: a value in a list cannot start with '-': {item!r}", field=where
-                )
-    text = value if isinstance(value, str) else json.dumps(value)
-    if "\x00" in text or "\\u0000" in text:
-        raise InvalidRequest(f"{where}: holds a NUL character", field=where)
+            _refuse_item(item, where)
+    for string in _strings(value):
+        if "\x00" in string:
+            raise InvalidRequest(f"{where}: holds a NUL character", field=where)
+        if not _is_utf8(string):
+            raise InvalidRequest(f"{where}: holds half a character (a surrogate)", field=where)
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise InvalidRequest(f"{where}: a number is not finite", field=where) from error
     if len(text) > _MAX_VALUE_CHARS:
         raise InvalidRequest(
             f"{where}: {len(text)} characters; at most {_MAX_VALUE_CHARS} fit", field=where
         )
+
+
+def _refuse_item(item: object, where: str) -> None:
+    if isinstance(item, (list, type(None))):
+        raise InvalidRequest(
+            f"{where}: a list holds strings, numbers or objects, not {item!r}", field=where
+        )
+    if isinstance(item, str) and item.startswith("-"):
+        # A list renders as separate words, where this one would be read as a flag.
+        raise InvalidRequest(
+            f"{where}: a value in a list cannot start with '-': {item!r}", field=where
+        )
+
+
+def _strings(value: object) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case list():
+            for item in value:
+                yield from _strings(item)
+        case dict():
+            for key, item in value.items():
+                yield from _strings(key)
+                yield from _strings(item)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse_odd_names(value: object, where: str) -> None:
+    names = value if isinstance(value, list) else [value]
+    if value is not None and not (names and all(isinstance(name, str) and name for name in names)):
+        raise InvalidRequest(f"{where}: {value!r} is not a name or a list of names", field=where)

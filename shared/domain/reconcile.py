@@ -75,11 +75,12 @@ def plan(record: Instance | None, seen: Observation, now: float, patience: Patie
         return Action.WAIT
     if record.status is Status.STOPPED:
         return Action.KILL if seen.ended is Ended.LEFTOVERS else Action.WAIT
-    if record.status is Status.STOPPING or record.desired is Desired.STOPPED:
+    if record.status in _ENDING or record.desired is Desired.STOPPED:
         return _plan_stop(record, seen, now, patience)
     return _plan_run(record, seen, now, patience)
 
 
+_ENDING = frozenset({Status.STOPPING, Status.STOP_FAILED})
 _NOTHING_LEFT = frozenset({Ended.NOT_SPAWNED, Ended.GONE})
 
 
@@ -98,7 +99,7 @@ def _plan_stop(record: Instance, seen: Observation, now: float, patience: Patien
     return _wait_for_end(seen.terminated_at, now, patience)
 
 
-_AT_REST = frozenset({Status.FAILED, Status.STOP_FAILED, Status.BACKOFF})
+_AT_REST = frozenset({Status.FAILED, Status.BACKOFF})
 _NOT_STARTED = frozenset({Status.PENDING, Status.STARTING})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 from collections import defaultdict, deque
@@ -13,6 +14,8 @@ from shared.domain.expiry import is_due
 from shared.domain.instance import RELEASED, Desired, Instance, Status, may_precede
 from shared.domain.node import Claim, Node
 from shared.store import EVENTS, KEEP_ENDED_S, LOG_LINES, Change, Event
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Instance)}
 
 
 class MemoryStore:
@@ -190,11 +193,8 @@ class MemoryStore:
 
     def _changed(self, record: Instance, change: Change) -> Instance:
         now = self._clock()
-        defaults = {
-            "progress": None, "stage": "", "reason": "", "port": None, "pid": None,
-        }  # fmt: skip
         fields = {
-            name: defaults.get(name) if value is None else value
+            name: _DEFAULTS[name] if value is None else value
             for name, value in change.fields.items()
         }
         changed = replace(

@@ -20,6 +20,8 @@ from shared.store.keys import Keys
 
 SOCKET_TIMEOUT_S = 2.0  # a frozen Redis must not freeze us: without it a command waits for ever
 
+_NO_TTL = -1  # Redis's answer for a key that lives for ever
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -190,8 +192,10 @@ class RedisStore:
         key = self._keys.log(instance_id)
         for line in lines:
             pipe.xadd(key, {"line": line}, maxlen=LOG_LINES, approximate=True)
-        pipe.expire(key, 30 * KEEP_ENDED_S)  # should its record never end
-        pipe.execute()
+        pipe.ttl(self._keys.instance(instance_id))
+        *_, left = pipe.execute()
+        if left != _NO_TTL:  # its record has ended: late lines are kept no longer than that
+            self._redis.expire(key, left if left > 0 else KEEP_ENDED_S)
 
     @_answering
     def log(self, instance_id: str, tail: int) -> list[str]:

@@ -65,7 +65,7 @@ def test_the_curl_lines_work_in_their_order(fleet: Fleet) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     answers = ran.stdout
     for expected in (
-        '"status":"running"', "chat.completion.chunk", "Paris", "Starting vLLM server",
+        '"status":"running"', "chat.completion.chunk", "Paris", "GET /v1/models HTTP/1.1",
         '"status":"deleted"', '"redis":"ok"',
     ):  # fmt: skip
         assert expected in answers, (expected, answers)

