@@ -70,7 +70,7 @@ def _path(value: str) -> Path:
 
 def _words(value: str) -> tuple[str, ...]:
     words = tuple(shlex.split(value))
-    if not words:
+    if not words or not words[0]:
         raise ValueError("must name a program")
     return words
 
@@ -122,6 +122,7 @@ def _setting(
             "unit": unit,
             "doc": doc,
             "shown": shown,
+            "secret": secret,
         },
     )
 
@@ -298,7 +299,8 @@ class Settings:
             try:
                 values[name] = _parsed(meta, env.get(meta["env"], ""))
             except ValueError as error:
-                faults.append(f"{meta['env']}={env.get(meta['env'], '')!r}: {error}")
+                given = "..." if meta["secret"] else repr(env.get(meta["env"], ""))
+                faults.append(f"{meta['env']}={given}: {error}")
         last_port = values.get("vllm_base_port", 0) + values.get("vllm_max_instances", 0)
         if last_port > 65535:
             faults.append(

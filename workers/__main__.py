@@ -24,6 +24,8 @@ def main() -> None:
         # The supervisor says what happens, Flower keeps the tasks; a line per sweep says nothing.
         for name in ("celery.worker.strategy", "celery.app.trace"):
             logging.getLogger(name).setLevel(logging.WARNING)
+    if not settings.engine_env_file.is_file():
+        sys.exit(f"ENGINE_ENV_FILE={settings.engine_env_file}: there is no such file")
     if not _hold(settings.run_dir / "worker.lock"):
         sys.stderr.write(f"a worker already runs with RUN_DIR={settings.run_dir}; one per node\n")
         sys.exit(ALREADY_RUNS)

@@ -40,6 +40,11 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "check model_name, and that VLLM_COMMAND names a program of this node",
     ),
     (
+        "hub_unreachable",
+        rf"We couldn't connect to {_LINE}|Cannot find an appropriate cached snapshot{_LINE}",
+        "put the model into MODELS_DIR, or let the node reach the hub: HF_ENDPOINT, HTTPS_PROXY",
+    ),
+    (
         "gpu_out_of_memory",
         rf"CUDA out of memory{_LINE}|less than desired GPU memory utilization{_LINE}",
         "lower gpu_memory_utilization or max_model_len, or use more GPUs (tensor_parallel_size)",

@@ -47,7 +47,7 @@ def environment(instance: Instance, key: str, settings: Settings) -> dict[str, s
     env |= _named(settings)
     if model_folder(instance.model_name, settings.models_dir):
         env["HF_HUB_OFFLINE"] = "1"
-    env |= {name: value for name, value in dotenv_values(settings.engine_env_file).items() if value}
+    env |= {name: value for name, value in _engine_env(settings.engine_env_file).items() if value}
     if instance.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(instance.gpus)
     return env | {
@@ -55,6 +55,10 @@ def environment(instance: Instance, key: str, settings: Settings) -> dict[str, s
         "FLEET_INSTANCE_ID": instance.instance_id,
         "FLEET_GENERATION": str(instance.generation),
     }
+
+
+def _engine_env(path: Path) -> Mapping[str, str | None]:
+    return dotenv_values(path, interpolate=False)  # ${NAME} would let our own environment in
 
 
 def _named(settings: Settings) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ Times are epoch seconds by the store's own clock, never by a caller's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -124,7 +124,7 @@ class Store(Protocol):
 
     # notification
 
-    def changes(self, timeout_s: float) -> Iterator[str | None]:
+    def changes(self, timeout_s: float) -> Generator[str | None]:
         """Yield the id of each instance whose record changes, from now on.
 
         Yields None once listening has begun, and again after each `timeout_s` without a change.

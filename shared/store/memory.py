@@ -6,7 +6,7 @@ import dataclasses
 import queue
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import replace
 from time import time
 
@@ -55,7 +55,7 @@ class MemoryStore:
     def heartbeat(self, name: str, epoch: int) -> bool:
         """Say that the node lives; return False if a newer worker has announced it since."""
         with self._lock:
-            if self._epochs[name] != epoch:
+            if self._epochs.get(name) != epoch:
                 return False
             self._beats[name] = self._clock()
             return True
@@ -63,7 +63,7 @@ class MemoryStore:
     def retire(self, name: str, epoch: int) -> None:
         """Take the node out of placement at once, as its worker stops."""
         with self._lock:
-            if self._epochs[name] == epoch:
+            if self._epochs.get(name) == epoch:
                 self._beats.pop(name, None)
 
     def nodes(self) -> list[Node]:
@@ -161,7 +161,7 @@ class MemoryStore:
         with self._lock:
             return list(self._logs[instance_id])[-tail:] if tail else []
 
-    def changes(self, timeout_s: float) -> Iterator[str | None]:
+    def changes(self, timeout_s: float) -> Generator[str | None]:
         """Yield the id of each instance whose record changes, from now on."""
         heard: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._listeners.append(heard)
@@ -187,14 +187,14 @@ class MemoryStore:
         return (
             record.node == change.node
             and record.generation == change.generation
-            and self._epochs[change.node] == change.epoch
+            and self._epochs.get(change.node) == change.epoch
             and (record.status is change.status or record.status in may_precede(change.status))
         )
 
     def _changed(self, record: Instance, change: Change) -> Instance:
         now = self._clock()
         fields = {
-            name: _DEFAULTS[name] if value is None else value
+            name: _kept(_DEFAULTS[name] if value is None else value)
             for name, value in change.fields.items()
         }
         changed = replace(
@@ -237,3 +237,8 @@ class MemoryStore:
     def _publish(self, instance_id: str) -> None:
         for heard in self._listeners:
             heard.put(instance_id)
+
+
+def _kept(value: object) -> object:
+    # The caller's own list may change after this.
+    return tuple(value) if isinstance(value, list) else value

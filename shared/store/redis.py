@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -200,10 +200,12 @@ class RedisStore:
     @_answering
     def log(self, instance_id: str, tail: int) -> list[str]:
         """Return the last `tail` kept log lines, oldest first."""
+        if tail == 0:
+            return []
         newest_first = self._redis.xrevrange(self._keys.log(instance_id), count=tail)
         return [entry["line"] for _, entry in reversed(newest_first)]
 
-    def changes(self, timeout_s: float) -> Iterator[str | None]:
+    def changes(self, timeout_s: float) -> Generator[str | None]:
         """Yield the id of each instance whose record changes, from now on."""
         try:
             with self._redis.pubsub() as listening:

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import redis
@@ -655,6 +655,13 @@ def test_an_idle_stop_is_an_event_by_idle(bench: Bench) -> None:
     assert (last.by, last.status) == ("idle", "desired=stopped")
 
 
+def test_the_last_log_lines_of_a_failure_are_kept_unchangeable(bench: Bench) -> None:
+    lines = ["a", "b\tc"]
+    bench.moved(bench.created(), Status.FAILED, last_log=lines)
+    lines.append("later")
+    assert bench.got("i1").last_log == ("a", "b\tc")
+
+
 def test_staying_in_a_status_is_no_event(bench: Bench) -> None:
     bench.moved(bench.created(), Status.STARTING)
     bench.moved("i1", Status.STARTING, progress=0.5)
@@ -665,7 +672,9 @@ def test_nobody_has_no_events_and_no_log(store: Store) -> None:
     assert (store.events("none"), store.log("none", 10)) == ([], [])
 
 
-@pytest.mark.parametrize(("tail", "lines"), [(1, ["c"]), (2, ["b", "c"]), (9, ["a", "b", "c"])])
+@pytest.mark.parametrize(
+    ("tail", "lines"), [(0, []), (1, ["c"]), (2, ["b", "c"]), (9, ["a", "b", "c"])]
+)
 def test_the_tail_of_a_log(bench: Bench, tail: int, lines: list[str]) -> None:
     bench.created()
     bench.store.append_log("i1", ["a", "b"])
@@ -741,16 +750,22 @@ def test_a_replaced_worker_cannot_beat_nor_retire(bench: Bench) -> None:
     assert (beat, bench.node().lost) == (False, False)
 
 
-def test_a_node_that_nobody_announced_cannot_beat(store: Store) -> None:
-    assert not store.heartbeat("none", 1)
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_node_that_nobody_announced_cannot_beat(store: Store, epoch: int) -> None:
+    assert not store.heartbeat("none", epoch)
+
+
+def test_a_node_that_nobody_announced_cannot_write(bench: Bench) -> None:
+    bench.created(node="none")
+    assert not bench.store.apply(bench.a_change(epoch=0))
 
 
 # notification
 
 
-def listening(store: Store) -> Generator[str | None, None, None]:
+def listening(store: Store) -> Generator[str | None]:
     """Return the changes from now on."""
-    changes = cast("Generator[str | None, None, None]", store.changes(0.2))
+    changes = store.changes(0.2)
     assert next(changes) is None
     return changes
 
