@@ -4,7 +4,8 @@ from shared.settings import Settings
 
 _settings = Settings.load_or_exit()
 
-bind = [f"{_settings.app_host}:{_settings.app_port}"]
+_host = _settings.app_host
+bind = [f"[{_host}]:{_settings.app_port}" if ":" in _host else f"{_host}:{_settings.app_port}"]
 workers = _settings.web_processes
 threads = _settings.web_threads
 worker_class = "web.gunicorn_worker.JsonErrorWorker"

@@ -7,6 +7,7 @@ in a folder that nobody but its owner can enter. Data is kept in RUN_DIR between
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +46,8 @@ def server_program() -> Path:
 
 def _private_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    found = folder.lstat()  # not what a link of somebody else's points to
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
         sys.exit(f"{folder} belongs to somebody else; set RUN_DIR to a folder of your own")
     folder.chmod(0o700)
 

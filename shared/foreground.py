@@ -8,6 +8,7 @@ written so.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -67,6 +68,8 @@ def main() -> None:
         if name != _LAST or settings.embedded_redis:
             env = os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"}
             fleet.add_process(name, command, env=env, cwd=str(ROOT))
+    # A closed terminal is an end like Ctrl-C; honcho would die and leave all of this behind.
+    signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     threading.Thread(target=_say_when_ready, args=(fleet, settings), daemon=True).start()
     fleet.loop()
     sys.exit(0 if fleet.returncode in _ASKED_TO_END else fleet.returncode)
@@ -83,10 +86,12 @@ def _say_when_ready(fleet: Foreground, settings: Settings) -> None:
 
 
 def _is_ready(base: str) -> bool:
-    try:
-        return requests.get(f"{base}/readyz", timeout=1).status_code == _OK
-    except requests.RequestException:
-        return False
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy is for the model hub, not for this machine
+        try:
+            return session.get(f"{base}/readyz", timeout=1).status_code == _OK
+        except requests.RequestException:
+            return False
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from shared.errors import SettingsError
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: relative paths in settings start here, whatever the current directory is."""
 
+_WEEK_S = 604_800  # poll(2) takes no more than 24 days
+_SHORTEST_S = 0.1  # a sweep more often than that would only load Redis
 _UNIX_PATH_MAX = 107  # sun_path holds 108 bytes with the final NUL: unix(7)
 
 _INHERITED = (
@@ -58,9 +60,17 @@ def _whole(least: int, most: int = 2**31) -> Callable[[str], int]:
 
 
 def _seconds(value: str) -> float:
-    if not re.fullmatch(r"\d+(\.\d+)?", value.strip()):
-        raise ValueError("must be a number of seconds, like 30 or 0.5")
-    return float(value)
+    text = value.strip()
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text) or float(text) > _WEEK_S:
+        raise ValueError(f"must be a number of seconds, like 30 or 0.5, at most {_WEEK_S}")
+    return float(text)
+
+
+def _interval(value: str) -> float:
+    seconds = _seconds(value)
+    if seconds < _SHORTEST_S:
+        raise ValueError(f"must be a number of seconds from {_SHORTEST_S} to {_WEEK_S}")
+    return seconds
 
 
 def _path(value: str) -> Path:
@@ -205,7 +215,7 @@ class Settings:
         unit="seconds", doc="without progress in its log, after which a start is given up",
     )  # fmt: skip
     idle_sweep_interval_s: float = _setting(
-        "IDLE_SWEEP_INTERVAL", _seconds, "10",
+        "IDLE_SWEEP_INTERVAL", _interval, "10",
         unit="seconds", doc="how often beat looks for idle instances",
     )  # fmt: skip
 

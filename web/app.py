@@ -22,8 +22,6 @@ from web.instances import Instances
 from web.proxy import Proxy
 from web.routing import RoutingTable
 
-_MAX_CONTROL_BODY = 1024 * 1024  # bytes, of a request to /instances; proxied bodies are streamed
-
 
 def create_app(
     settings: Settings,

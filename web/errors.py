@@ -7,6 +7,7 @@ import logging
 from http import HTTPStatus
 
 from flask import Flask, Response, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from shared import errors
@@ -48,6 +49,7 @@ def add_error_handlers(app: Flask) -> None:
     """Have every error answered in the one shape, whoever raised it."""
     app.register_error_handler(errors.FleetError, _fleet_error)
     app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(ParseException, _malformed_body)
     app.register_error_handler(Exception, _bug)
 
 
@@ -74,6 +76,14 @@ def _http_error(error: HTTPException) -> Response:
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
+    return response
+
+
+def _malformed_body(error: ParseException) -> Response:
+    # gunicorn reads a chunked body only when the view does, so its complaint comes up here.
+    body = f"body: malformed chunks: {error}"
+    response = _response(HTTPStatus.BAD_REQUEST, body, code="invalid_request")
+    response.headers["Connection"] = "close"  # where the next request begins is not known
     return response
 
 

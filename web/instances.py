@@ -13,7 +13,7 @@ from shared.domain import params
 from shared.domain.instance import SETTLED, Instance, Status, new_instance_id
 from shared.domain.node import Node
 from shared.domain.placement import Placement, choose_placement
-from shared.errors import NoCapacity, NotFound
+from shared.errors import InvalidRequest, NoCapacity, NotFound
 from shared.queue import Doorbells
 from shared.settings import Settings
 from shared.store import Store
@@ -21,6 +21,7 @@ from web import schemas
 from web.caller import caller_socket, is_gone
 from web.routing import RoutingTable
 
+_MAX_BODY = 1024 * 1024  # bytes; a chat template fits
 _CLAIM_TRIES = 10  # lost races for a place, before we say there is none
 _LOOK_FOR_CALLER_S = 1.0  # while waiting on a caller's behalf
 _HIDDEN = frozenset({"engine_key", "observed_generation", "boot_id", "start_time"})
@@ -58,7 +59,8 @@ class Instances:
 
     def create(self) -> tuple[Response, int, dict[str, str]]:
         """Record a new instance, claim its place, ring its node."""
-        asked = schemas.create_request(request.get_data())
+        request.max_content_length = _MAX_BODY
+        asked = schemas.create_request(_whole_body())
         wait_s = schemas.wait_seconds(request.args.get("wait"))
         merged = params.merge(self._base_params, asked.params)
         timeout = self._settings.vllm_default_timeout_s if asked.timeout is None else asked.timeout
@@ -141,6 +143,13 @@ class Instances:
     def _shown(self, instance: Instance) -> Response:
         node = next((n for n in self._store.nodes() if n.name == instance.node), None)
         return jsonify(public(instance, node))
+
+
+def _whole_body() -> bytes:
+    body = request.get_data()
+    if request.content_length is not None and len(body) < request.content_length:
+        raise InvalidRequest(f"body: ended after {len(body)} of {request.content_length} bytes")
+    return body
 
 
 def public(instance: Instance, node: Node | None) -> dict[str, object]:

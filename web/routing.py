@@ -124,6 +124,9 @@ class RoutingTable:
                     log.warning("%s; routing goes on with what is known", error)
                 told = True
                 self._closed.wait(_PAUSE_S)
+            except Exception:  # a record that cannot be read must not end routing
+                log.exception("routing table not refreshed; trying again")
+                self._closed.wait(_PAUSE_S)
 
 
 def _refusal(instance: Instance) -> NotFound | InstanceNotReady:

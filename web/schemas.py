@@ -13,6 +13,7 @@ from shared.errors import InvalidRequest
 
 _FIELDS = ("model_name", "params", "timeout")
 _MODEL_NAME_CHARS = 512
+_PATH_PART_BYTES = 255  # NAME_MAX of Linux file systems
 _MAX_TIMEOUT_S = 10 * 365 * 86_400
 MAX_WAIT_S = 3_600.0
 MAX_TAIL = 5_000
@@ -133,6 +134,8 @@ def _model_name(value: object) -> str:
         fault = f"{value!r} would be read as a flag"
     elif ".." in value.split("/"):
         fault = f"{value!r} climbs out of its folder with '..'"
+    elif any(len(part.encode()) > _PATH_PART_BYTES for part in value.split("/")):
+        fault = f"has a part of over {_PATH_PART_BYTES} bytes between slashes"
     if fault:
         raise InvalidRequest(f"model_name: {fault}", field="model_name")
     return value

@@ -15,6 +15,8 @@ from web.activity import Activity
 from web.app import create_app
 from web.routing import RoutingTable
 
+_BOOT_FAILED = 3  # gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR: the master ends instead of retrying
+
 
 def _serve() -> Flask:
     settings = Settings.load_or_exit()
@@ -30,7 +32,8 @@ def _serve() -> Flask:
             settings, store=store, doorbells=doorbells, table=table, activity=activity
         )
     except SettingsError as error:
-        sys.exit(str(error))
+        sys.stderr.write(f"{error}\n")
+        sys.exit(_BOOT_FAILED)
     table.start()
     activity.start()
     return application

@@ -36,7 +36,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "model_not_found",
-        rf"Can't load the configuration of{_LINE}|No such file or directory{_LINE}",
+        rf"Can't load the configuration of{_LINE}|could not run {_LINE}",
         "check model_name, and that VLLM_COMMAND names a program of this node",
     ),
     (

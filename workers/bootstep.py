@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from celery import bootsteps
 
-from shared.errors import StoreUnavailable
+from shared.errors import Conflict, StoreUnavailable
 from shared.settings import Settings
 from shared.store import Store
 from workers.gpus import list_gpus
@@ -53,8 +53,8 @@ class SupervisorThread:
         try:
             self._supervise(supervisor)
             self._leave(supervisor)
-        except Superseded as error:
-            log.error("%s: this worker ends, its engines stay", error)  # noqa: TRY400 - no fault
+        except (Superseded, Conflict) as error:
+            log.error("%s: this worker ends, engines stay", error)  # noqa: TRY400 - no fault
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _supervise(self, supervisor: Supervisor) -> None:
@@ -73,6 +73,11 @@ class SupervisorThread:
                 if not told:
                     log.warning("%s; engines go on, trying again every second", error)
                 told = True
+                self._stopping.wait(_STORE_PAUSE_S)
+            except (Superseded, Conflict):
+                raise
+            except Exception:  # a record that cannot be read must not end supervision
+                log.exception("could not look after the node; trying again")
                 self._stopping.wait(_STORE_PAUSE_S)
             else:
                 if told:
@@ -115,6 +120,8 @@ class SupervisorStep(bootsteps.StartStopStep):
 
     def start(self, _parent: object) -> None:
         """Begin once the pool stands."""
+        # Celery would end the engines and start itself anew by a path that is not a program.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if self.thread is not None:
             self.thread.start()
 

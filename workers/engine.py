@@ -17,7 +17,7 @@ from contextlib import suppress
 from time import monotonic, time
 
 from shared.domain import params
-from shared.domain.instance import Exit, Instance, Status
+from shared.domain.instance import Desired, Exit, Instance, Status
 from shared.domain.reconcile import Ended, Observation
 from shared.settings import ROOT
 from workers import gpus, ports, probe, process_tree
@@ -52,6 +52,8 @@ class Engine:
         self._stop_begun_at: float | None = None
         self._terminated_at: float | None = None
         self._tree_gone_at: float | None = None
+        self._ending_since: float | None = None
+        self._recorded: Identity | None = None  # the first process, as the record has it
 
     # what it looks like
 
@@ -69,18 +71,25 @@ class Engine:
     def leader(self) -> Identity | None:
         """The engine's first process; None until it is spawned, or since another boot."""
         state = self._run.read("state")
-        if state is None or state["boot_id"] != process_tree.boot_id():
+        if state is None:
+            return self._recorded
+        if state["boot_id"] != process_tree.boot_id():
             return None
         return Identity(state["pid"], state["start_time"])
 
     def observe(self, record: Instance) -> Observation:
         """Return what the engine looks like now; asks it nothing that could block."""
+        self._recorded = _recorded(record)
+        if record.status is Status.STOPPING:
+            self.begin_stop()  # its patience begins anew where another worker began the stop
         ended = self._ended(record)
+        self._ending_since = (self._ending_since or monotonic()) if ended is Ended.ENDING else None
         return Observation(
             ended=ended,
             ready=ended is Ended.ALIVE and record.status is Status.STARTING and self._is_ready(),
             exit=self._exit(),
-            busy=ended is Ended.ALIVE and self._is_busy(record),
+            busy=self._is_busy(record) if ended is Ended.ALIVE else False,
+            ending_since=self._ending_since,
             told_to_stop=(self.stop_note or {}).get("outcome") == STOPPED,
             stop_begun_at=self._stop_begun_at,
             terminated_at=self._terminated_at,
@@ -106,7 +115,8 @@ class Engine:
     def watched_pids(self) -> list[int]:
         """Return the pids whose end is news: the first process and the shim."""
         leader, shim = self.leader, self._run.lock_holder()
-        return [pid for pid in (leader.pid if leader else None, shim) if pid is not None]
+        running = leader.pid if leader and leader.alive else None  # a zombie has no news
+        return [pid for pid in (running, shim) if pid is not None]
 
     # what can be done to it
 
@@ -147,6 +157,9 @@ class Engine:
 
     def kill(self) -> set[int]:
         """SIGKILL everything of the engine that is left; return the pids that resist."""
+        if shim := self._run.lock_holder():  # it should have done this, and has not
+            with suppress(ProcessLookupError):
+                os.kill(shim, signal.SIGKILL)
         return process_tree.kill(self._members, _KILL_S)
 
     def members(self) -> set[int]:
@@ -162,8 +175,8 @@ class Engine:
     def _ended(self, record: Instance) -> Ended:
         if self._shim is not None:
             self._shim.poll()  # reap it
-        if self.launch is None:
-            return Ended.NOT_SPAWNED
+        if self.launch is None:  # never spawned, or somebody removed its folder
+            return Ended.LEFTOVERS if self._members() else Ended.NOT_SPAWNED
         leader = self.leader
         if self._shim_lives():
             if self._run.read("exit") is not None or (leader and not leader.alive):
@@ -214,21 +227,31 @@ class Engine:
             probe.is_ready, str(launch["url"]), str(launch["key"]), _names(launch)
         )
 
-    def _is_busy(self, record: Instance) -> bool:
-        if record.status is not Status.STOPPING or record.ready_at is None:
+    def _is_busy(self, record: Instance) -> bool | None:
+        if record.desired is Desired.RUNNING and record.status is not Status.STOPPING:
+            self._unfinished = None  # nobody wants to know
+            return False
+        if record.ready_at is None:
             return False
         if self._unfinished is None:
             self._unfinished = self._ask_unfinished()
-            return True
         if not self._unfinished.done():
-            return True
+            return None
         unfinished = self._unfinished.result()
         if unfinished:
-            self._unfinished = self._ask_unfinished()
+            self._unfinished = None  # ask again at the next look
         return bool(unfinished)
 
     def _ask_unfinished(self) -> Future[float | None]:
         return self._prober.submit(probe.unfinished_requests, str((self.launch or {})["url"]))
+
+
+def _recorded(record: Instance) -> Identity | None:
+    if record.pid is None or record.start_time is None:
+        return None
+    if record.boot_id != process_tree.boot_id():
+        return None
+    return Identity(record.pid, record.start_time)
 
 
 def _names(launch: dict[str, object]) -> Sequence[str]:

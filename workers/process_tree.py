@@ -118,12 +118,13 @@ def _pids() -> list[int]:
 
 def _stat(pid: int) -> _Stat | None:
     try:
-        text = (PROC / str(pid) / "stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+        data = (PROC / str(pid) / "stat").read_bytes()
+    except OSError:
         return None
     # The name, in brackets, may hold anything: fields count from its closing bracket.
-    state, parent, _, session, *rest = text[text.rindex(")") + 2 :].split()
-    if state in "ZX":
+    # A name may be cut in the middle of a character; a field never is.
+    state, parent, _, session, *rest = data[data.rindex(b")") + 2 :].split()
+    if state in b"ZX":
         return None
     return _Stat(pid=pid, parent=int(parent), session=int(session), start_time=int(rest[15]))
 

@@ -76,7 +76,7 @@ class RunDirectory:
         """Return how many seconds ago `name`.json was written; None if never."""
         try:
             return now - (self.path / f"{name}.json").stat().st_mtime
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def take_lock(self) -> bool:

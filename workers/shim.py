@@ -25,6 +25,7 @@ from workers import process_tree
 from workers.process_tree import Identity, Marks
 from workers.run_directory import RunDirectory
 
+_NOT_OURS = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 LOCKED = 3  # exit status: another shim holds this run directory
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _LOG_BYTES = 16 * 2**20  # per file; two are kept
@@ -47,7 +48,7 @@ def main() -> int:
     log = Log(run.log, run.old_log)
     try:
         engine = Engine(run, launch, log)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         log.write(f"could not run {launch['command'][0]}: {error}\n".encode())
         run.write("exit", {"code": _NOT_STARTED, "signal": None, "at": time()})
         return 0
@@ -94,7 +95,7 @@ class Engine:
         """Spawn the engine and write state.json.
 
         Raises:
-            OSError: the command could not be run.
+            OSError, ValueError: the command could not be run.
         """
         self._run = run
         self._log = log
@@ -109,15 +110,14 @@ class Engine:
         os.set_blocking(self._output, False)
         self._selector.register(self._output, selectors.EVENT_READ, self._copy_output)
         self._marks = Marks(str(launch["instance_id"]), run.work, self._leader, os.getpid())
-        run.write(
-            "state",
-            {
-                "boot_id": process_tree.boot_id(),
-                "pid": self._leader.pid,
-                "start_time": self._leader.start_time,
-                "shim": os.getpid(),
-            },
-        )
+        state = {
+            "boot_id": process_tree.boot_id(),
+            "pid": self._leader.pid,
+            "start_time": self._leader.start_time,
+            "shim": os.getpid(),
+        }
+        with contextlib.suppress(OSError):  # a full disk: we hold the lock, which says enough
+            run.write("state", state)
 
     def watch(self) -> None:
         """Block until the first process has ended and nothing of its tree is left."""
@@ -163,8 +163,8 @@ class Engine:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # a terminal's, not ours
+        for number in _NOT_OURS:
+            signal.signal(number, signal.SIG_IGN)
         self._selector.register(woken, selectors.EVENT_READ, self._read_signals)
         return woken
 

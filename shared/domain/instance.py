@@ -78,6 +78,9 @@ _NEXT: dict[Status, frozenset[Status]] = {
     Status.STOP_FAILED: frozenset({Status.STOPPING, Status.STOPPED}),
 }
 
+BY_IDLE = "idle"
+"""Who asked, where nobody used it: such a stop is withdrawn if a request turns out to run."""
+
 SERVING = frozenset({Status.RUNNING})
 """Statuses in which the proxy sends requests."""
 
@@ -132,6 +135,7 @@ class Instance:
     desired: Desired = Desired.RUNNING
     generation: int = 1
     stop_reason: str = ""
+    stop_by: str = ""  # who asked: user, idle
 
     # written by the node's worker
     status: Status = Status.PENDING

@@ -39,6 +39,9 @@ _WHY_OWNED = {
     "master_port": "an instance runs on one node",
     "disable_log_stats": "the fleet reads the engine's /metrics",
 }
+_COUNTED = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+"""Parameters whose product is the number of GPUs."""
+
 OWNED = frozenset(_WHY_OWNED)
 """Parameters that the fleet sets itself, in normal form."""
 
@@ -104,7 +107,7 @@ def gpu_count(params: Mapping[str, object]) -> int:
         InvalidRequest: a parallel size is not a whole number of at least 1.
     """
     count = 1
-    for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+    for name in _COUNTED:
         size = params.get(name, 1)
         if isinstance(size, str) and re.fullmatch(r"[0-9]{1,4}", size):
             size = int(size)
@@ -176,6 +179,11 @@ def _refuse_owned(name: str, where: str) -> None:
             raise InvalidRequest(
                 f"{where}: abbreviates {owned}, which the fleet owns; write names in full",
                 field=where,
+            )
+    for counted in _COUNTED:
+        if counted != stem and counted.startswith(stem):
+            raise InvalidRequest(
+                f"{where}: abbreviates {counted}; write names in full", field=where
             )
 
 

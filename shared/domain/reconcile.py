@@ -5,10 +5,11 @@ Pure and total: same inputs, same action; doing an action twice is harmless.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shared.domain.instance import Desired, Exit, Instance, Status
+from shared.domain.instance import BY_IDLE, Desired, Exit, Instance, Status
 
 
 class Ended(StrEnum):
@@ -28,7 +29,8 @@ class Observation:
     ended: Ended
     ready: bool = False  # answers, and lists our model name
     exit: Exit | None = None  # how the first process ended, once it has
-    busy: bool = False  # requests run in it
+    busy: bool | None = False  # requests run in it; None: not known yet
+    ending_since: float | None = None  # since when its shim clears up
     stop_begun_at: float | None = None  # when it left the routing tables
     terminated_at: float | None = None  # when SIGTERM was sent
     last_progress_at: float | None = None  # when its log last showed the load going on
@@ -52,6 +54,7 @@ class Action(StrEnum):
     SPAWN = "spawn"  # begin a start: choose a port, spawn the shim
     ADOPT = "adopt"  # write down what runs already: the record is older than the engine
     MARK_RUNNING = "mark_running"
+    WITHDRAW_STOP = "withdraw_stop"  # asked as idle, and a request runs: it goes on
     BEGIN_STOP = "begin_stop"  # write `stopping`; requests drain
     TERMINATE = "terminate"  # SIGTERM to the engine, by its shim
     KILL = "kill"  # SIGKILL to all that is left
@@ -87,16 +90,27 @@ _NOTHING_LEFT = frozenset({Ended.NOT_SPAWNED, Ended.GONE})
 def _plan_stop(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
     if record.status is Status.STOP_FAILED:
         return Action.MARK_STOPPED if seen.ended in _NOTHING_LEFT else Action.WAIT
+    by_idle = record.stop_by == BY_IDLE
     if record.status is not Status.STOPPING:
-        return Action.BEGIN_STOP
+        return _plan_idle_stop(seen) if by_idle else Action.BEGIN_STOP
     if seen.ended in _NOTHING_LEFT:
         return Action.MARK_STOPPED
     if seen.terminated_at is None:
-        drained = not seen.busy or now - (seen.stop_begun_at or 0.0) > patience.drain
-        return Action.TERMINATE if drained else Action.WAIT
+        waited = math.inf if seen.stop_begun_at is None else now - seen.stop_begun_at
+        overdue = waited > patience.drain and not by_idle  # what is in use never expires
+        return Action.TERMINATE if seen.busy is False or overdue else Action.WAIT
     if now - seen.terminated_at > patience.stop + patience.verify:
         return Action.MARK_STOP_FAILED
     return _wait_for_end(seen.terminated_at, now, patience)
+
+
+def _plan_idle_stop(seen: Observation) -> Action:
+    # A request that began in the second before the sweep was not reported yet.
+    if seen.ended is not Ended.ALIVE:
+        return Action.BEGIN_STOP
+    if seen.busy is None:
+        return Action.WAIT
+    return Action.WITHDRAW_STOP if seen.busy else Action.BEGIN_STOP
 
 
 _AT_REST = frozenset({Status.FAILED, Status.BACKOFF})
@@ -112,7 +126,9 @@ def _plan_run(record: Instance, seen: Observation, now: float, patience: Patienc
         case Ended.ALIVE:
             return _plan_alive(record, seen, now, patience)
         case Ended.ENDING:
-            return Action.WAIT
+            since = seen.ending_since or now
+            stuck = now - since > patience.stop + patience.verify
+            return Action.KILL if stuck else Action.WAIT
         case Ended.LEFTOVERS:
             return Action.KILL
         case Ended.GONE | Ended.NOT_SPAWNED:

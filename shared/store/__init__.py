@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from shared.domain.instance import Instance, Status
 from shared.domain.node import Node
+from shared.errors import Conflict
 
 KEEP_ENDED_S = 86_400  # ended records, their events and logs: a day
 LOG_LINES = 5_000  # per instance, newest kept
@@ -45,6 +47,14 @@ class Event:
     reason: str
 
 
+class Beat(StrEnum):
+    """What a store makes of a heartbeat."""
+
+    OK = "ok"
+    UNKNOWN = "unknown"  # it has lost the node: announce it again
+    SUPERSEDED = "superseded"  # a newer worker has announced the node since
+
+
 class Store(Protocol):
     """Keeps records of instances and nodes."""
 
@@ -56,11 +66,19 @@ class Store(Protocol):
 
     # nodes
 
-    def announce(self, node: Node) -> int:
-        """Record `node` as its worker starts; return its new epoch."""
+    def announce(self, node: Node, holder: str) -> int:
+        """Record `node` as its worker starts; return its new epoch.
 
-    def heartbeat(self, name: str, epoch: int) -> bool:
-        """Say that the node lives; return False if a newer worker has announced it since."""
+        Args:
+            node: as it is now.
+            holder: which worker this is; the same after a restart, another on another machine.
+
+        Raises:
+            Conflict: a living worker of another holder has this name.
+        """
+
+    def heartbeat(self, name: str, epoch: int) -> Beat:
+        """Say that the node lives; return what the store makes of it."""
 
     def retire(self, name: str, epoch: int) -> None:
         """Take the node out of placement at once, as its worker stops."""
@@ -102,6 +120,12 @@ class Store(Protocol):
 
     # use
 
+    def withdraw_stop(self, instance_id: str, generation: int) -> bool:
+        """Set `desired` back to running, and the idle clock to now, of one that is not idle.
+
+        Holds only while it runs, the idle sweep asked, and the generation is as given.
+        """
+
     def touch(self, instance_ids: Collection[str]) -> None:
         """Say that these instances are in use now."""
 
@@ -130,3 +154,11 @@ class Store(Protocol):
         Yields None once listening has begun, and again after each `timeout_s` without a change.
         A lost connection raises StoreUnavailable: read all records again, then listen again.
         """
+
+
+def taken(name: str) -> Conflict:
+    """Return the error for a node's name that a living worker has."""
+    return Conflict(
+        f"node {name} has a living worker with another RUN_DIR or on another machine; "
+        "give each its own NODE_NAME"
+    )

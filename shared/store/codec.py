@@ -16,8 +16,8 @@ from shared.domain.node import Gpu
 
 _STRINGS = frozenset(
     {
-        "instance_id", "model_name", "node", "desired", "stop_reason", "status", "reason",
-        "stage", "host", "boot_id", "engine_key", "cause", "advice",
+        "instance_id", "model_name", "node", "desired", "stop_reason", "stop_by", "status",
+        "reason", "stage", "host", "boot_id", "engine_key", "cause", "advice",
     }
 )  # fmt: skip
 _FIELDS = frozenset(field.name for field in dataclasses.fields(Instance))

@@ -11,9 +11,9 @@ from dataclasses import replace
 from time import time
 
 from shared.domain.expiry import is_due
-from shared.domain.instance import RELEASED, Desired, Instance, Status, may_precede
+from shared.domain.instance import BY_IDLE, RELEASED, Desired, Instance, Status, may_precede
 from shared.domain.node import Claim, Node
-from shared.store import EVENTS, KEEP_ENDED_S, LOG_LINES, Change, Event
+from shared.store import EVENTS, KEEP_ENDED_S, LOG_LINES, Beat, Change, Event, taken
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Instance)}
 
@@ -32,6 +32,7 @@ class MemoryStore:
         self._claims: dict[str, dict[str, Claim]] = defaultdict(dict)
         self._nodes: dict[str, Node] = {}
         self._epochs: dict[str, int] = defaultdict(int)
+        self._holders: dict[str, str] = {}
         self._beats: dict[str, float] = {}
         self._events: dict[str, deque[Event]] = defaultdict(lambda: deque(maxlen=EVENTS))
         self._logs: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=LOG_LINES))
@@ -44,21 +45,27 @@ class MemoryStore:
         """Return the store's time in epoch seconds."""
         return self._clock()
 
-    def announce(self, node: Node) -> int:
+    def announce(self, node: Node, holder: str) -> int:
         """Record `node` as its worker starts; return its new epoch."""
         with self._lock:
+            other = self._holders.get(node.name, holder) != holder
+            if other and not self._node(node.name).lost:
+                raise taken(node.name)
+            self._holders[node.name] = holder
             self._nodes[node.name] = node
             self._beats[node.name] = self._clock()
             self._epochs[node.name] += 1
             return self._epochs[node.name]
 
-    def heartbeat(self, name: str, epoch: int) -> bool:
-        """Say that the node lives; return False if a newer worker has announced it since."""
+    def heartbeat(self, name: str, epoch: int) -> Beat:
+        """Say that the node lives; return what the store makes of it."""
         with self._lock:
+            if name not in self._nodes:
+                return Beat.UNKNOWN
             if self._epochs.get(name) != epoch:
-                return False
+                return Beat.SUPERSEDED
             self._beats[name] = self._clock()
-            return True
+            return Beat.OK
 
     def retire(self, name: str, epoch: int) -> None:
         """Take the node out of placement at once, as its worker stops."""
@@ -125,6 +132,29 @@ class MemoryStore:
                 self._publish(record.instance_id)
             return True
 
+    def withdraw_stop(self, instance_id: str, generation: int) -> bool:
+        """Set `desired` back to running, and the idle clock to now, of one that is not idle."""
+        with self._lock:
+            record = self._instances.get(instance_id)
+            holds = record is not None and (
+                record.status is Status.RUNNING
+                and record.desired is Desired.STOPPED
+                and record.stop_by == BY_IDLE
+                and record.generation == generation
+            )
+            if record is None or not holds:
+                return False
+            self._instances[instance_id] = replace(
+                record,
+                desired=Desired.RUNNING,
+                stop_reason="",
+                stop_by="",
+                generation=generation + 1,
+                last_active=self._clock(),
+            )
+            self._event(instance_id, "worker", "desired=running", "a request runs in it")
+            return True
+
     def touch(self, instance_ids: Collection[str]) -> None:
         """Say that these instances are in use now."""
         with self._lock:
@@ -143,7 +173,7 @@ class MemoryStore:
                 if is_due(record, self._clock()) and node in (None, record.node)
             ]
             for record in due:
-                self._ask_to_stop(record, f"idle for {record.timeout} s, its timeout", "idle")
+                self._ask_to_stop(record, f"idle for {record.timeout} s, its timeout", BY_IDLE)
             return [self._instances[record.instance_id] for record in due]
 
     def events(self, instance_id: str) -> list[Event]:
@@ -218,6 +248,7 @@ class MemoryStore:
             record,
             desired=Desired.STOPPED,
             stop_reason=reason,
+            stop_by=by,
             generation=record.generation + 1,
         )
         self._event(record.instance_id, by, "desired=stopped", reason)

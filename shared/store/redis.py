@@ -12,9 +12,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from shared.domain.instance import Instance, may_precede
-from shared.domain.node import Claim, Node
+from shared.domain.node import LOST_AFTER_S, Claim, Node
 from shared.errors import StoreUnavailable
-from shared.store import EVENTS, KEEP_ENDED_S, LOG_LINES, Change, Event, scripts
+from shared.store import EVENTS, KEEP_ENDED_S, LOG_LINES, Beat, Change, Event, scripts, taken
 from shared.store.codec import decode_gpus, decode_instance, encode, encode_gpus, encode_instance
 from shared.store.keys import Keys
 
@@ -46,7 +46,7 @@ def _answering(
         try:
             return method(self, *args, **kwargs)
         except redis.RedisError as error:
-            raise StoreUnavailable(f"Redis does not answer: {error}") from error
+            raise _unavailable(error) from error
 
     return call
 
@@ -62,6 +62,7 @@ class RedisStore:
         self._create = self._script(scripts.CREATE)
         self._stop = self._script(scripts.STOP)
         self._apply = self._script(scripts.APPLY)
+        self._withdraw_stop = self._script(scripts.WITHDRAW_STOP)
         self._touch = self._script(scripts.TOUCH)
         self._stop_idle = self._script(scripts.STOP_IDLE)
 
@@ -76,19 +77,22 @@ class RedisStore:
         return self._now()
 
     @_answering
-    def announce(self, node: Node) -> int:
+    def announce(self, node: Node, holder: str) -> int:
         """Record `node` as its worker starts; return its new epoch."""
         fields = {
             "address": node.address,
             "max_instances": str(node.max_instances),
             "gpus": encode_gpus(node.gpus),
         }
-        return int(self._announce(node.name, *_flat(fields)))
+        epoch = int(self._announce(node.name, holder, LOST_AFTER_S, *_flat(fields)))
+        if epoch < 0:
+            raise taken(node.name)
+        return epoch
 
     @_answering
-    def heartbeat(self, name: str, epoch: int) -> bool:
-        """Say that the node lives; return False if a newer worker has announced it since."""
-        return bool(self._heartbeat(name, epoch, 1))
+    def heartbeat(self, name: str, epoch: int) -> Beat:
+        """Say that the node lives; return what the store makes of it."""
+        return Beat(self._heartbeat(name, epoch, 1))
 
     @_answering
     def retire(self, name: str, epoch: int) -> None:
@@ -169,6 +173,11 @@ class RedisStore:
         )
 
     @_answering
+    def withdraw_stop(self, instance_id: str, generation: int) -> bool:
+        """Set `desired` back to running, and the idle clock to now, of one that is not idle."""
+        return bool(self._withdraw_stop(instance_id, generation))
+
+    @_answering
     def touch(self, instance_ids: Collection[str]) -> None:
         """Say that these instances are in use now."""
         if instance_ids:
@@ -217,7 +226,7 @@ class RedisStore:
                     elif message["type"] == "message":
                         yield message["data"]
         except redis.RedisError as error:
-            raise StoreUnavailable(f"Redis does not answer: {error}") from error
+            raise _unavailable(error) from error
 
     def _script(self, body: str) -> Callable[..., Any]:
         registered = self._redis.register_script(scripts.script(body, events=EVENTS))
@@ -246,6 +255,11 @@ class RedisStore:
         if expired := [instance_id for instance_id, record in pairs if record is None]:
             remove(index, *expired)
         return [record for record in records if record]
+
+
+def _unavailable(error: redis.RedisError) -> StoreUnavailable:
+    away = isinstance(error, (redis.ConnectionError, redis.TimeoutError))
+    return StoreUnavailable(f"Redis {'does not answer' if away else 'refuses'}: {error}")
 
 
 def _node(name: str, stored: dict[str, str], claims: dict[str, str], now: float) -> Node:

@@ -27,7 +27,7 @@ local function schedule(id, at)
 end
 local function ask_to_stop(id, at, reason, by)
   local key = instance_key(id)
-  redis.call('HSET', key, 'desired', 'stopped', 'stop_reason', reason)
+  redis.call('HSET', key, 'desired', 'stopped', 'stop_reason', reason, 'stop_by', by)
   redis.call('HINCRBY', key, 'generation', 1)
   redis.call('ZREM', prefix .. 'expiry', id)
   event(id, at, by, 'desired=stopped', reason)
@@ -36,23 +36,29 @@ end
 """
 
 ANNOUNCE = """
--- ARGV: name, then hash fields and values
+-- ARGV: name, holder, seconds of silence after which a holder is gone, hash fields and values
 local key = prefix .. 'node:' .. ARGV[1]
+local held = redis.call('HMGET', key, 'holder', 'heartbeat_at')
+if held[1] and held[1] ~= ARGV[2] and held[2] and now() - held[2] < tonumber(ARGV[3]) then
+  return -1
+end
 redis.call('SADD', prefix .. 'nodes', ARGV[1])
-redis.call('HSET', key, 'heartbeat_at', number(now()), unpack(ARGV, 2))
+redis.call('HSET', key, 'heartbeat_at', number(now()), 'holder', ARGV[2], unpack(ARGV, 4))
 return redis.call('HINCRBY', key, 'epoch', 1)
 """
 
 HEARTBEAT = """
 -- ARGV: name, epoch, '1' to beat or '0' to retire
 local key = prefix .. 'node:' .. ARGV[1]
-if redis.call('HGET', key, 'epoch') ~= ARGV[2] then return 0 end
+local epoch = redis.call('HGET', key, 'epoch')
+if not epoch then return 'unknown' end
+if epoch ~= ARGV[2] then return 'superseded' end
 if ARGV[3] == '1' then
   redis.call('HSET', key, 'heartbeat_at', number(now()))
 else
   redis.call('HDEL', key, 'heartbeat_at')
 end
-return 1
+return 'ok'
 """
 
 CREATE = """
@@ -130,6 +136,23 @@ if before ~= status and status == 'stopped' then
   redis.call('ZREMRANGEBYSCORE', prefix .. 'ended', '-inf', number(at - tonumber(ARGV[8])))
 end
 publish(id)
+return 1
+"""
+
+WITHDRAW_STOP = """
+-- ARGV: id, generation
+local key = instance_key(ARGV[1])
+local held = redis.call('HMGET', key, 'status', 'desired', 'stop_by', 'generation')
+if held[1] ~= 'running' or held[2] ~= 'stopped' or held[3] ~= 'idle' or held[4] ~= ARGV[2] then
+  return 0
+end
+local at = now()
+redis.call('HSET', key, 'desired', 'running', 'stop_reason', '', 'stop_by', '',
+  'last_active', number(at))
+redis.call('HINCRBY', key, 'generation', 1)
+schedule(ARGV[1], at)
+event(ARGV[1], at, 'worker', 'desired=running', 'a request runs in it')
+publish(ARGV[1])
 return 1
 """
 

@@ -144,6 +144,14 @@ class LocalFleet:
         for instance_id in self.call("GET", "/instances").json():
             self.delete(instance_id)
 
+    def redis_pid(self) -> int:
+        """Return the pid of this fleet's Redis."""
+        return next(
+            pid
+            for pid in processes_of(self.folder)
+            if b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+
     def close(self) -> None:
         """End everything, engines too, however the test went."""
         for process in reversed(self.processes):

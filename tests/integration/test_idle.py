@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from time import monotonic
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic, time
+
+import requests
 
 from tests.demo.waiting import until
 from tests.integration.harness import LocalFleet
@@ -35,6 +40,39 @@ def test_a_silent_request_counts_as_use(fleet: LocalFleet) -> None:
     answer = fleet.call("GET", f"/proxy/{record['instance_id']}/silent?seconds=4")
     assert answer.status_code == 200
     assert fleet.record(record["instance_id"])["status"] == "running"
+
+
+def test_a_request_that_begins_at_the_last_moment_is_not_cut(own_fleet: LocalFleet) -> None:
+    own_fleet.start_worker("one", DRAIN_TIMEOUT="1")
+    own_fleet.start_web()
+    own_fleet.env["IDLE_SWEEP_INTERVAL"] = "0.1"
+    own_fleet.start_beat()
+    record = own_fleet.create(timeout=2)
+    assert until(lambda: own_fleet.record(record["instance_id"])["status"] == "running", 5)
+    now = time() - record["ready_at"]
+    until(lambda: False, max(0.0, 1.85 - now))
+    url = f"/proxy/{record['instance_id']}/v1/completions"
+    body = {"model": "org/tiny", "prompt": "x", "max_tokens": 500, "stream": True}
+    answer = own_fleet.call("POST", url, json=body)  # five seconds
+    assert answer.text.rstrip().endswith("data: [DONE]")
+    assert own_fleet.record(record["instance_id"])["status"] == "running"
+
+
+def test_a_request_that_outlasts_an_outage_of_redis_is_not_cut(own_fleet: LocalFleet) -> None:
+    own_fleet.start_worker("one", DRAIN_TIMEOUT="1")
+    own_fleet.start_web()
+    own_fleet.start_beat()
+    record = own_fleet.create(timeout=3)
+    url = f"{own_fleet.base}/proxy/{record['instance_id']}/v1/completions"
+    body = {"model": "org/tiny", "prompt": "x", "max_tokens": 1000, "stream": True}
+    with ThreadPoolExecutor() as pool:
+        streaming = pool.submit(requests.post, url, json=body, timeout=60)  # ten seconds
+        until(lambda: False, 1)
+        os.kill(own_fleet.redis_pid(), signal.SIGSTOP)
+        until(lambda: False, 5)
+        os.kill(own_fleet.redis_pid(), signal.SIGCONT)
+        assert streaming.result().text.rstrip().endswith("data: [DONE]")
+    assert own_fleet.record(record["instance_id"])["status"] == "running"
 
 
 def test_timeout_zero_never_expires(fleet: LocalFleet) -> None:

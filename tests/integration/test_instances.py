@@ -146,6 +146,57 @@ def test_a_bad_body_is_400_and_names_the_field(
     assert error["message"]
 
 
+def raw(fleet: LocalFleet, head: str, body: bytes) -> bytes:
+    """Send a request as it stands; return the answer."""
+    port = int(fleet.base.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(head.replace("\n", "\r\n").encode() + body)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    return answer
+
+
+def test_a_body_that_is_too_large_is_413(fleet: LocalFleet) -> None:
+    answer = fleet.call("POST", "/instances", data=b" " * 2**21)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (
+        413,
+        "request_entity_too_large",
+    )
+
+
+def test_a_body_that_is_cut_off_creates_nothing(fleet: LocalFleet) -> None:
+    head = "POST /instances HTTP/1.1\nHost: localhost\nContent-Length: 900\n\n"
+    answer = raw(fleet, head, b'{"model_name": "org/tiny"}')
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"ended after 26 of 900 bytes" in answer
+    assert fleet.call("GET", "/instances").json() == {}
+
+
+@pytest.mark.parametrize("path", ["/instances", "/proxy/ID/echo"])
+def test_malformed_chunks_are_400(fleet: LocalFleet, path: str) -> None:
+    target = path.replace("ID", fleet.create()["instance_id"])
+    head = f"POST {target} HTTP/1.1\nHost: localhost\nTransfer-Encoding: chunked\n\n"
+    answer = raw(fleet, head, b"ZZ\r\nabc\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"malformed chunks" in answer
+
+
+def test_a_malformed_base_configuration_ends_the_web_tier_and_says_why(
+    own_fleet: LocalFleet,
+) -> None:
+    config = own_fleet.folder / "config.json"
+    config.write_text('{"port": 1}')
+    web = own_fleet.start(
+        "web",
+        ["gunicorn", "--config", "configs/gunicorn.conf.py", "web.wsgi:app"],
+        {"VLLM_CONFIG": str(config), "APP_PORT": "5999"},
+    )
+    assert web.popen.wait(20) != 0
+    assert "the fleet owns this parameter" in web.log.read_text()
+
+
 def test_no_room_is_503_with_the_reason_of_each_node(fleet: LocalFleet) -> None:
     answers = [fleet.call("POST", "/instances", json={"model_name": "m"}) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [202] * 5 + [503]

@@ -18,8 +18,8 @@ import redis
 
 from shared.domain.instance import Desired, Exit, Instance, Status, may_become
 from shared.domain.node import Claim, Node
-from shared.errors import StoreUnavailable
-from shared.store import KEEP_ENDED_S, Change, Store
+from shared.errors import Conflict, StoreUnavailable
+from shared.store import KEEP_ENDED_S, Beat, Change, Store
 from shared.store.memory import MemoryStore
 from shared.store.redis import RedisStore, connect
 from tests.builders import a_gpu, a_node, an_instance
@@ -45,7 +45,7 @@ class Bench:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.epoch = store.announce(a_node(name="one"))
+        self.epoch = store.announce(a_node(name="one"), "worker")
 
     def age(self, instance_id: str, seconds: float) -> None:
         """Make an instance look as if it was last used `seconds` ago."""
@@ -359,7 +359,7 @@ def test_a_change_made_upon_an_older_desire_does_not_hold(bench: Bench) -> None:
 def test_a_second_announcement_fences_off_the_first(bench: Bench) -> None:
     bench.created()
     change = bench.a_change(status=Status.STARTING)
-    newer = bench.store.announce(a_node(name="one"))
+    newer = bench.store.announce(a_node(name="one"), "worker")
     assert (newer > bench.epoch, bench.store.apply(change)) == (True, False)
 
 
@@ -695,13 +695,47 @@ def test_a_log_keeps_its_newest_lines(bench: Bench) -> None:
     assert (kept[-1], 5_000 <= len(kept) < 5_500) == ("5999", True)
 
 
+# a stop withdrawn
+
+
+def idle_and_due(bench: Bench) -> Instance:
+    """Return an instance that the idle sweep has just asked to stop."""
+    bench.created(timeout=10)
+    bench.moved("i1", *PATHS[Status.RUNNING])
+    bench.age("i1", 11)
+    (stopped,) = bench.store.stop_idle()
+    return stopped
+
+
+def test_an_idle_stop_is_withdrawn_and_the_idle_clock_begins_anew(bench: Bench) -> None:
+    stopped = idle_and_due(bench)
+    assert bench.store.withdraw_stop("i1", stopped.generation)
+    kept = bench.store.get("i1")
+    assert kept
+    assert (kept.desired, kept.generation) == (Desired.RUNNING, stopped.generation + 1)
+    assert (kept.stop_reason, kept.stop_by) == ("", "")
+    assert bench.store.stop_idle() == []
+
+
+def test_an_older_generation_withdraws_nothing(bench: Bench) -> None:
+    stopped = idle_and_due(bench)
+    assert not bench.store.withdraw_stop("i1", stopped.generation - 1)
+
+
+def test_what_a_user_asked_for_is_not_withdrawn(bench: Bench) -> None:
+    bench.created()
+    bench.moved("i1", *PATHS[Status.RUNNING])
+    asked = bench.store.stop("i1", reason="deleted", by="user")
+    assert asked
+    assert not bench.store.withdraw_stop("i1", asked.generation)
+
+
 # nodes
 
 
 def test_an_announced_node_is_read_back_whole(bench: Bench) -> None:
-    bench.store.announce(
-        a_node(name="two", address="10.0.0.2", max_instances=7, gpus=(a_gpu(0), a_gpu(1)))
-    )
+    node = a_node(name="two", address="10.0.0.2", max_instances=7, gpus=(a_gpu(0), a_gpu(1)))
+    bench.store.announce(node, "worker")
     node = bench.node("two")
     assert (node.address, node.max_instances, node.gpus, node.claims, node.lost) == (
         "10.0.0.2",
@@ -713,7 +747,7 @@ def test_an_announced_node_is_read_back_whole(bench: Bench) -> None:
 
 
 def test_nodes_are_listed_by_name(bench: Bench) -> None:
-    bench.store.announce(a_node(name="alpha"))
+    bench.store.announce(a_node(name="alpha"), "worker")
     assert [node.name for node in bench.store.nodes()] == ["alpha", "one"]
 
 
@@ -727,7 +761,7 @@ def test_a_silent_node_is_lost(bench: Bench) -> None:
 
 def test_a_heartbeat_brings_a_node_back(bench: Bench) -> None:
     bench.silence("one", 16.0)
-    assert bench.store.heartbeat("one", bench.epoch)
+    assert bench.store.heartbeat("one", bench.epoch) is Beat.OK
     assert not bench.node().lost
 
 
@@ -739,20 +773,31 @@ def test_a_retired_node_is_lost_at_once_and_keeps_its_claims(bench: Bench) -> No
 
 def test_a_retired_node_comes_back_by_announcing_itself(bench: Bench) -> None:
     bench.store.retire("one", bench.epoch)
-    bench.store.announce(a_node(name="one"))
+    bench.store.announce(a_node(name="one"), "worker")
     assert not bench.node().lost
 
 
 def test_a_replaced_worker_cannot_beat_nor_retire(bench: Bench) -> None:
-    bench.store.announce(a_node(name="one"))
+    bench.store.announce(a_node(name="one"), "worker")
     beat = bench.store.heartbeat("one", bench.epoch)
     bench.store.retire("one", bench.epoch)
-    assert (beat, bench.node().lost) == (False, False)
+    assert (beat, bench.node().lost) == (Beat.SUPERSEDED, False)
+
+
+def test_a_name_that_a_living_worker_has_is_refused_to_another(bench: Bench) -> None:
+    with pytest.raises(Conflict, match="NODE_NAME"):
+        bench.store.announce(a_node(name="one"), "another")
+    assert bench.store.heartbeat("one", bench.epoch) is Beat.OK
+
+
+def test_a_name_whose_worker_has_left_is_free(bench: Bench) -> None:
+    bench.store.retire("one", bench.epoch)
+    assert bench.store.announce(a_node(name="one"), "another") > bench.epoch
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_node_that_nobody_announced_cannot_beat(store: Store, epoch: int) -> None:
-    assert not store.heartbeat("none", epoch)
+    assert store.heartbeat("none", epoch) is Beat.UNKNOWN
 
 
 def test_a_node_that_nobody_announced_cannot_write(bench: Bench) -> None:
@@ -798,9 +843,10 @@ def test_two_listeners_hear_the_same(bench: Bench) -> None:
 
 
 CALLS: dict[str, Callable[[Store], object]] = {
+    "withdraw_stop": lambda store: store.withdraw_stop("i1", 1),
     "ping": lambda store: store.ping(),
     "now": lambda store: store.now(),
-    "announce": lambda store: store.announce(a_node()),
+    "announce": lambda store: store.announce(a_node(), "worker"),
     "heartbeat": lambda store: store.heartbeat("one", 1),
     "retire": lambda store: store.retire("one", 1),
     "nodes": lambda store: store.nodes(),
@@ -844,7 +890,7 @@ def test_a_server_that_refuses_writes_is_said_to_be_away(tmp_path: Path) -> None
     with running_redis(tmp_path) as url, closing(connect(url)) as client:
         client.config_set("maxmemory", "1")
         with pytest.raises(StoreUnavailable):
-            RedisStore(client).announce(a_node())
+            RedisStore(client).announce(a_node(), "worker")
 
 
 def test_what_was_acknowledged_survives_the_kill_of_the_server(tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
+import redis
 
 from tests.demo.waiting import until
 from tests.integration.harness import LocalFleet, processes_of
@@ -186,11 +190,7 @@ def test_a_worker_stopped_without_redis_ends_its_engines_and_the_next_one_says_s
     one_node: LocalFleet,
 ) -> None:
     record = one_node.create()
-    redis = next(
-        pid
-        for pid in processes_of(one_node.folder)
-        if b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    redis = one_node.redis_pid()
     os.kill(redis, signal.SIGSTOP)
     try:
         one_node.processes[0].end()
@@ -214,11 +214,7 @@ def test_a_log_flood_does_not_stop_the_engine_and_stays_bounded(fleet: LocalFlee
 def test_with_redis_frozen_engines_go_on_and_the_worker_comes_back(one_node: LocalFleet) -> None:
     record = one_node.create()
     models = f"/proxy/{record['instance_id']}/v1/models"
-    redis = next(
-        pid
-        for pid in processes_of(one_node.folder)
-        if b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    redis = one_node.redis_pid()
     os.kill(redis, signal.SIGSTOP)
     try:
         assert one_node.call("GET", models).status_code == 200
@@ -229,3 +225,91 @@ def test_with_redis_frozen_engines_go_on_and_the_worker_comes_back(one_node: Loc
     finally:
         os.kill(redis, signal.SIGCONT)
     assert one_node.create()["status"] == "running"
+
+
+def test_a_run_directory_removed_by_hand_hides_no_engine(one_node: LocalFleet) -> None:
+    record = one_node.create()
+    folder = engine_folder(one_node, record)
+    shutil.rmtree(folder)
+    one_node.becomes(record["instance_id"], "failed")
+    assert processes_of(folder) == []
+    assert one_node.delete(record["instance_id"])["status"] == "deleted"
+
+
+def test_a_flushed_redis_ends_neither_worker_nor_engine(one_node: LocalFleet) -> None:
+    record = one_node.create()
+    with redis.Redis.from_url(one_node.redis_url) as client:
+        client.flushall()
+    assert until(lambda: one_node.call("GET", "/readyz").ok, 15)
+    assert one_node.create()["status"] == "running"
+    os.kill(record["pid"], 0)  # raises if it is gone
+
+
+def test_a_stray_file_among_the_run_directories_is_left_alone(own_fleet: LocalFleet) -> None:
+    engines = own_fleet.run_dir("one") / "engines"
+    engines.mkdir(parents=True)
+    (engines / "stray").write_text("x")
+    own_fleet.start_worker("one")
+    own_fleet.start_web()
+    assert own_fleet.create()["status"] == "running"
+
+
+def test_a_stranger_whose_name_is_no_text_stops_nothing(fleet: LocalFleet) -> None:
+    code = (
+        "import ctypes, time; ctypes.CDLL(None).prctl(15, 'a模型服务进程'.encode()); "
+        "print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as stranger:
+        assert stranger.stdout
+        stranger.stdout.readline()
+        try:
+            record = fleet.create()
+            assert fleet.delete(record["instance_id"])["status"] == "deleted"
+        finally:
+            stranger.kill()
+
+
+def test_sighup_ends_neither_worker_nor_engine(one_node: LocalFleet) -> None:
+    record = one_node.create()
+    one_node.processes[0].popen.send_signal(signal.SIGHUP)
+    until(lambda: False, 1)
+    assert one_node.record(record["instance_id"])["status"] == "running"
+    assert one_node.create()["status"] == "running"
+
+
+def test_signals_that_are_not_its_own_leave_a_shim_alone(fleet: LocalFleet) -> None:
+    record = fleet.create()
+    shim = RunDirectory(engine_folder(fleet, record)).lock_holder()
+    assert shim
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(shim, number)
+    until(lambda: False, 0.5)
+    assert fleet.record(record["instance_id"])["status"] == "running"
+
+
+def test_a_stuck_shim_does_not_keep_a_dead_engine_running(own_fleet: LocalFleet) -> None:
+    own_fleet.start_worker("one", STOP_TIMEOUT="1")
+    own_fleet.start_web()
+    record = own_fleet.create()
+    shim = RunDirectory(engine_folder(own_fleet, record)).lock_holder()
+    assert shim
+    os.kill(shim, signal.SIGSTOP)
+    os.kill(record["pid"], signal.SIGKILL)
+    own_fleet.becomes(record["instance_id"], "failed", 30)
+    assert processes_of(engine_folder(own_fleet, record)) == []
+
+
+def test_another_machine_with_the_same_name_is_refused(one_node: LocalFleet) -> None:
+    record = one_node.create()
+    settings = {"NODE_NAME": "one", "RUN_DIR": str(one_node.folder / "elsewhere")}
+    other = one_node.start("other", [sys.executable, "-m", "workers"], settings)
+    other.popen.wait(20)
+    assert "give each its own NODE_NAME" in other.log.read_text()
+    assert one_node.record(record["instance_id"])["status"] == "running"
+
+
+def test_a_missing_engine_env_file_is_said_at_start(own_fleet: LocalFleet) -> None:
+    settings = {"RUN_DIR": str(own_fleet.run_dir("one")), "ENGINE_ENV_FILE": "/no/such.env"}
+    worker = own_fleet.start("one", [sys.executable, "-m", "workers"], settings)
+    assert worker.popen.wait(20) != 0
+    assert "ENGINE_ENV_FILE=/no/such.env: there is no such file" in worker.log.read_text()

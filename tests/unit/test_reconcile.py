@@ -283,3 +283,29 @@ def test_whatever_is_asked_to_stop_is_stopped_in_the_end(
     record = an_instance(status=status, desired=Desired.STOPPED)
     after = lived(record, Observation(ended=ended, busy=busy), obeys=obeys)
     assert after.status is Status.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("busy", "action"),
+    [
+        (None, Action.WAIT),
+        (True, Action.WITHDRAW_STOP),
+        (False, Action.BEGIN_STOP),
+    ],
+)
+def test_an_idle_stop_asks_the_engine_first(busy: bool | None, action: Action) -> None:
+    record = an_instance(status=Status.RUNNING, desired=Desired.STOPPED, stop_by="idle")
+    seen = Observation(ended=Ended.ALIVE, busy=busy)
+    assert plan(record, seen, NOW, PATIENCE) is action
+
+
+def test_an_idle_stop_waits_for_a_request_however_long_it_takes() -> None:
+    record = an_instance(status=Status.STOPPING, desired=Desired.STOPPED, stop_by="idle")
+    seen = Observation(ended=Ended.ALIVE, busy=True, stop_begun_at=NOW - 86_400)
+    assert plan(record, seen, NOW, PATIENCE) is Action.WAIT
+
+
+def test_a_shim_that_never_ends_its_clearing_up_is_helped() -> None:
+    record = an_instance(status=Status.RUNNING)
+    seen = Observation(ended=Ended.ENDING, ending_since=NOW - 3_600)
+    assert plan(record, seen, NOW, PATIENCE) is Action.KILL

@@ -31,7 +31,7 @@ class AwayStore(MemoryStore):
 @pytest.fixture
 def store() -> AwayStore:
     store = AwayStore()
-    store.announce(a_node())
+    store.announce(a_node(), "worker")
     return store
 
 

@@ -1,0 +1,195 @@
+"""What a supervisor does about one instance: each action of the plan, applied.
+
+An action writes the record by compare-and-set, or touches the engine, or both in the order that
+survives being killed in between; doing it twice is harmless.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from time import monotonic
+
+from shared.domain.instance import Instance, Status
+from shared.domain.reconcile import Action, Observation, Patience
+from shared.errors import NoCapacity
+from shared.settings import Settings
+from shared.store import Change, Store
+from workers import process_tree
+from workers.autopsy import Cause, cause_of_death
+from workers.command import command, environment
+from workers.engine import FAILED, STOPPED, Engine, launch_of
+from workers.ports import choose_port
+
+log = logging.getLogger(__name__)
+
+Act = Callable[[Instance, Engine, Observation], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Actions:
+    """Applies actions on one node."""
+
+    settings: Settings
+    store: Store
+    epoch: int  # of the node; every write is refused once another worker has announced it
+    patience: Patience
+    leaving: bool = False  # the worker is stopping: nothing is started any more
+    taken: set[int] = field(default_factory=set)  # ports that records of this node hold
+
+    def apply(self, action: Action, record: Instance, engine: Engine, seen: Observation) -> None:
+        """Do what the plan says."""
+        table: dict[Action, Act] = {
+            Action.WAIT: self._report_progress,
+            Action.SPAWN: self._spawn,
+            Action.ADOPT: self._adopt,
+            Action.MARK_RUNNING: self._mark_running,
+            Action.WITHDRAW_STOP: self._withdraw_stop,
+            Action.BEGIN_STOP: self._begin_stop,
+            Action.TERMINATE: self._terminate,
+            Action.KILL: self._kill,
+            Action.MARK_STOPPED: self._mark_stopped,
+            Action.MARK_STOP_FAILED: self._mark_stop_failed,
+            Action.GIVE_UP_START: self._give_up_start,
+            Action.MARK_CRASHED: self._mark_crashed,
+        }
+        table[action](record, engine, seen)
+
+    def write(self, record: Instance, status: Status, **fields: object) -> bool:
+        """Write the record; return False if it has moved on, which the next look will see."""
+        change = Change(
+            instance_id=record.instance_id,
+            node=self.settings.node_name,
+            epoch=self.epoch,
+            generation=record.generation,
+            status=status,
+            fields=fields,
+        )
+        return self.store.apply(change)
+
+    def _report_progress(self, record: Instance, engine: Engine, _: Observation) -> None:
+        if record.status is not Status.STARTING:
+            return
+        told = {"stage": engine.load.stage, "progress": engine.load.progress, **_process(engine)}
+        if any(getattr(record, name) != value for name, value in told.items()):
+            self.write(record, Status.STARTING, **told)
+
+    def _spawn(self, record: Instance, engine: Engine, seen: Observation) -> None:
+        if self.leaving:
+            self._begin_stop(record, engine, seen)
+            return
+        port = self._choose_port(record, seen)
+        if port is None:
+            return
+        host, key = self.settings.node_address, secrets.token_urlsafe(32)
+        chosen = replace(record, host=host, port=port, engine_key=key)
+        told = {"host": host, "port": port, "engine_key": key, "stage": engine.load.stage}
+        if not self.write(record, Status.STARTING, reason="", **told):
+            return
+        try:
+            engine.spawn(
+                launch_of(
+                    chosen,
+                    command=command(chosen, port, self.settings),
+                    env=environment(chosen, key, self.settings),
+                    stop_timeout_s=self.settings.stop_timeout_s,
+                )
+            )
+        except (OSError, ValueError) as error:
+            self._fail(record, Cause("not_spawned", f"could not be spawned: {error}"))
+
+    def _choose_port(self, record: Instance, seen: Observation) -> int | None:
+        first = self.settings.vllm_base_port
+        ports = range(first, first + self.settings.vllm_max_instances + 1)
+        try:
+            port = choose_port(self.settings.node_address, ports, self.taken)
+        except NoCapacity as error:
+            if monotonic() - (seen.last_progress_at or 0.0) > self.patience.start_stall:
+                self._fail(record, Cause("port_taken", str(error), "see who holds these ports"))
+            elif record.reason != str(error):
+                self.write(record, record.status, reason=str(error))
+            return None
+        self.taken.add(port)  # the next start of this look cannot see it held yet
+        return port
+
+    def _adopt(self, record: Instance, engine: Engine, _: Observation) -> None:
+        launch = engine.launch or {}
+        told = {"host": launch["host"], "port": launch["port"], "engine_key": launch["key"]}
+        self.write(record, Status.STARTING, reason="", **told, **_process(engine))
+
+    def _mark_running(self, record: Instance, engine: Engine, _: Observation) -> None:
+        self.write(record, Status.RUNNING, reason="", stage="", progress=None, **_process(engine))
+
+    def _withdraw_stop(self, record: Instance, _engine: Engine, _: Observation) -> None:
+        self.store.withdraw_stop(record.instance_id, record.generation)
+
+    def _begin_stop(self, record: Instance, engine: Engine, _: Observation) -> None:
+        noted = (engine.stop_note or {}).get("reason", "its worker was stopped")
+        reason = record.stop_reason or noted
+        if self.write(record, Status.STOPPING, reason=reason, stage="", progress=None):
+            engine.begin_stop()
+
+    def _terminate(self, record: Instance, engine: Engine, _: Observation) -> None:
+        engine.terminate(record.reason, STOPPED)
+
+    def _kill(self, record: Instance, engine: Engine, _: Observation) -> None:
+        if left := engine.kill():
+            log.warning("instance %s: pids %s resist SIGKILL", record.instance_id, sorted(left))
+
+    def _mark_stopped(self, record: Instance, engine: Engine, seen: Observation) -> None:
+        self.write(record, Status.STOPPED, port=None, pid=None, exit=seen.exit)
+        engine.close()
+
+    def _mark_stop_failed(self, record: Instance, engine: Engine, _: Observation) -> None:
+        pids = sorted(engine.members())
+        left = f"pids {pids} of it" if pids else f"its port {record.port} or its GPU memory"
+        reason = f"{left} could not be ended or freed; its claim on {record.node} is kept"
+        self.write(record, Status.STOP_FAILED, reason=reason)
+
+    def _give_up_start(self, record: Instance, engine: Engine, _: Observation) -> None:
+        stalled = f"no progress for {self.patience.start_stall:g} s in stage {engine.load.stage}"
+        log.warning("instance %s: %s", record.instance_id, stalled)
+        engine.terminate(stalled, FAILED)
+
+    def _mark_crashed(self, record: Instance, engine: Engine, seen: Observation) -> None:
+        # Back-off and restart belong here.
+        self._fail(record, _cause(engine, seen), exit=seen.exit, last_log=engine.last_lines)
+        engine.close()
+
+    def _fail(self, record: Instance, cause: Cause, **fields: object) -> None:
+        self.write(
+            record,
+            Status.FAILED,
+            reason=cause.reason,
+            cause=cause.code,
+            advice=cause.advice,
+            port=None,
+            pid=None,
+            **fields,
+        )
+
+
+def _process(engine: Engine) -> dict[str, object]:
+    leader = engine.leader
+    if leader is None:
+        return {}
+    return {
+        "pid": leader.pid,
+        "start_time": leader.start_time,
+        "boot_id": process_tree.boot_id(),
+    }
+
+
+def _cause(engine: Engine, seen: Observation) -> Cause:
+    note = engine.stop_note
+    if note is not None:
+        return Cause(
+            "start_stalled",
+            note["reason"],
+            "see the log; START_STALL_TIMEOUT says how long a silent start may take",
+        )
+    if seen.exit is None:
+        return Cause("unknown", "engine and its shim ended without a trace (a reboot?)")
+    return cause_of_death(seen.exit, engine.last_lines)
