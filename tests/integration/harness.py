@@ -154,9 +154,12 @@ class LocalFleet:
 
     def close(self) -> None:
         """End everything, engines too, however the test went."""
-        for process in reversed(self.processes):
+        for process in self.processes:
+            if process.popen.poll() is None:
+                process.popen.send_signal(signal.SIGTERM)
+        for process in self.processes:
             with suppress(subprocess.TimeoutExpired):
-                process.end()
+                process.popen.wait(60)
             if process.popen.poll() is None:
                 process.end(signal.SIGKILL)
         self.http.close()
