@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -14,6 +15,7 @@ from shared.settings import ROOT
 from tests.demo.fleet import Fleet
 from tests.integration.harness import processes_of
 
+_CURL = "command curl" if shutil.which("curl") else f"{sys.executable} -m tests.e2e.curl"
 READMES = ("README.md", "README_zh.md")
 _RUN_ELSEWHERE = {
     "make demo",  # below
@@ -52,11 +54,12 @@ def test_the_curl_lines_work_in_their_order(fleet: Fleet) -> None:
         before_the_end,
         f'ID=$ID {sys.executable} - <<"END"\nimport os\nID = os.environ["ID"]\n{sdk}\nEND\n',
     )
-    script = 'set -eu\ncurl() { command curl --fail-with-body -sS "$@"; echo; }\n'
+    script = f'set -eu\ncurl() {{ {_CURL} --fail-with-body -sS "$@"; echo; }}\n'
     script += "".join(f"echo '## {n}'\n{line}" for n, line in enumerate(lines))
     port = fleet.base.rsplit(":", 1)[1]
     ran = subprocess.run(
         ["bash", "-c", script.replace("localhost:5000", f"localhost:{port}")],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=600,

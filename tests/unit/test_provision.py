@@ -1,6 +1,9 @@
 """Provisioning: what is decided before, between and after the commands that it runs."""
 
 import io
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +14,7 @@ from workers.provision.__main__ import main
 from workers.provision.engine import discard, point_default_to
 from workers.provision.errors import ProvisionError, UsageError
 from workers.provision.flavor import Flavor, choose_flavor, lists_gpu
+from workers.provision.libnuma import preload
 from workers.provision.lock import only_run_in
 from workers.provision.models import CATALOGUE, find_models, is_there, wanted_members
 from workers.provision.packages import PYTORCH_CPU_INDEX, install_with_fallback, lacks_cpu_torch
@@ -369,3 +373,12 @@ def test_a_failure_is_one_line_and_exit_status_1(
     (tmp_path / "all-MiniLM-L6-v2").mkdir()
     assert main(["model", "all-MiniLM-L6-v2"], {"MODELS_DIR": str(tmp_path)}) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_preloaded_library_is_loaded_as_the_python_starts(tmp_path: Path) -> None:
+    library = tmp_path / "libown.so.1"
+    shutil.copyfile(next(Path("/usr/lib").rglob("libz.so.1")), library)
+    preload(library, tmp_path)
+    ask = f"import site; site.addsitedir({str(tmp_path)!r}); print(open('/proc/self/maps').read())"
+    ran = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert str(library) in ran.stdout

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from workers.provision.errors import ProvisionError
 from workers.provision.flavor import Flavor
+from workers.provision.libnuma import provide_libnuma
 from workers.provision.lock import only_run_in
 from workers.provision.packages import install_with_fallback, pip
 from workers.provision.places import Places, shown
@@ -95,6 +96,8 @@ def _make(
     try:
         make_venv(environment, steps, places.pip_words)
         _install(environment, plan, workspace, steps, places.pip_words)
+        if plan.flavor is Flavor.CPU:
+            provide_libnuma(environment, workspace, steps)
         _check(environment, plan, steps)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
