@@ -1,7 +1,8 @@
 """Give an engine environment libnuma.so.1 where the machine has none.
 
-vLLM for the CPU needs it, no Python package brings it, and a fresh Debian does not have it. Debian's
-own package holds the one file; it is fetched and unpacked into the environment without root.
+vLLM for the CPU needs it, no Python package brings it, and a fresh Debian does not have it.
+Debian's own package holds the one file; it is fetched and unpacked into the environment, without
+root.
 """
 
 import shutil
