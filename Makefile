@@ -8,14 +8,14 @@ T ?= tests
 # An operator's own vLLM, said in the environment or in .env, needs no engine environment of ours.
 OWN_VLLM := $(VLLM_COMMAND)$(shell grep -s '^VLLM_COMMAND=.' .env)
 
-.PHONY: help demo run test check fmt setup engine models clean
+.PHONY: help demo run test check fmt setup engine engine-environment models clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
 		printf '  %-12s %s\n' "$$name" "$$text"; done
 
-demo: .venv/.ready engine ## set up everything, then run the main job on real vLLM before your eyes
+demo: .venv/.ready engine-environment ## set up everything, then run the main job on real vLLM before your eyes
 	@$(BIN)/python -m workers.provision model SmolLM2-135M-Instruct
 	@$(BIN)/python -m tests.demo
 
@@ -37,12 +37,14 @@ fmt: .venv/.ready-for-tests ## format the code
 
 setup: .venv/.ready engine models ## only install: both environments and the demo models
 
-engine: .venv/.ready
-ifeq ($(strip $(OWN_VLLM)),)
-	@$(BIN)/python -m workers.provision engine
-endif
+# Whoever has a vLLM already needs no engine environment of ours to run the fleet ...
+engine: .venv/.ready $(if $(strip $(OWN_VLLM)),,engine-environment)
 
-models: engine
+engine-environment: .venv/.ready
+	@$(BIN)/python -m workers.provision engine
+
+# ... only to make the demo models, with its transformers.
+models: engine-environment
 	@$(BIN)/python -m workers.provision model SmolLM2-135M-Instruct all-MiniLM-L6-v2
 
 clean: ## remove what was installed and all state; models and engine environments too

@@ -9,7 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
+from tests.builders import settings
 from workers.provision.__main__ import main
 from workers.provision.engine import discard, point_default_to
 from workers.provision.errors import ProvisionError, UsageError
@@ -18,7 +20,7 @@ from workers.provision.libnuma import preload
 from workers.provision.lock import only_run_in
 from workers.provision.models import CATALOGUE, find_models, is_there, wanted_members
 from workers.provision.packages import PYTORCH_CPU_INDEX, install_with_fallback, lacks_cpu_torch
-from workers.provision.places import REQUIREMENTS, ROOT, Places
+from workers.provision.places import REQUIREMENTS, ROOT, Places, from_dotenv
 from workers.provision.plan import EnginePlan, requirement_lines
 from workers.provision.progress import Progress
 from workers.provision.stamp import FILE_NAME, Stamp, remove_stamp
@@ -252,13 +254,14 @@ def test_discarding_one_environment_keeps_the_default_of_another(tmp_path: Path)
 
 
 def test_venv_is_made_the_way_that_this_python_can() -> None:
-    assert way_to_make(has_ensurepip=True, has_pip=False) is Way.VENV
-    assert way_to_make(has_ensurepip=False, has_pip=True) is Way.VIRTUALENV
+    assert way_to_make(has_ensurepip=True, has_pip=False, has_apt=False) is Way.VENV
+    assert way_to_make(has_ensurepip=False, has_pip=True, has_apt=True) is Way.VIRTUALENV
+    assert way_to_make(has_ensurepip=False, has_pip=False, has_apt=True) is Way.DEBIAN
 
 
 def test_a_python_that_can_make_none_names_the_package_to_install() -> None:
     with pytest.raises(ProvisionError, match="apt install python3-venv"):
-        way_to_make(has_ensurepip=False, has_pip=False)
+        way_to_make(has_ensurepip=False, has_pip=False, has_apt=False)
 
 
 def test_a_venv_without_pip_was_not_made_to_its_end(tmp_path: Path) -> None:
@@ -382,3 +385,18 @@ def test_a_preloaded_library_is_loaded_as_the_python_starts(tmp_path: Path) -> N
     ask = f"import site; site.addsitedir({str(tmp_path)!r}); print(open('/proc/self/maps').read())"
     ran = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
     assert str(library) in ran.stdout
+
+
+@pytest.mark.parametrize(
+    "line", ["MODELS_DIR=~/m", "MODELS_DIR = '~/m'", 'export MODELS_DIR="~/m"  # mine']
+)
+def test_models_dir_in_dotenv_means_what_it_means_to_the_fleet(tmp_path: Path, line: str) -> None:
+    file = tmp_path / ".env"
+    file.write_text(f"OTHER=1\n{line}\n")
+    assert from_dotenv("MODELS_DIR", file) == dotenv_values(file)["MODELS_DIR"] == "~/m"
+
+
+def test_a_models_dir_in_the_home_is_the_fleets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    places = Places.from_environ({"MODELS_DIR": "~/m"})
+    assert places.models == settings(MODELS_DIR="~/m").models_dir == Path("/home/somebody/m")

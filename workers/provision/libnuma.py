@@ -8,6 +8,7 @@ root.
 import shutil
 from pathlib import Path
 
+from workers.provision.debian import fetch
 from workers.provision.errors import ProvisionError
 from workers.provision.steps import Steps
 
@@ -25,7 +26,7 @@ def provide_libnuma(environment: Path, workspace: Path, steps: Steps) -> None:
     python = str(environment / "bin" / "python")
     if steps.attempt(f"looking for {LIBRARY}", [python, "-c", ASK]).status == 0:
         return
-    unpacked = _fetch(workspace, steps)
+    unpacked = fetch(PACKAGE, f"usr/lib/*/{LIBRARY}", workspace, steps)
     if unpacked is None:
         raise ProvisionError(
             f"vLLM for the CPU needs {LIBRARY}, which this machine does not have: install "
@@ -45,33 +46,3 @@ def preload(library: Path, site_packages: Path) -> None:
     """
     line = f"import ctypes; ctypes.CDLL({str(library)!r}, mode=ctypes.RTLD_GLOBAL)\n"
     (site_packages / "fleet_libnuma.pth").write_text(line, encoding="utf-8")
-
-
-def _fetch(workspace: Path, steps: Steps) -> Path | None:
-    """Return the library out of Debian's package; None where there is no apt or no network."""
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        return None
-    folder = workspace / PACKAGE
-    (folder / "lists" / "partial").mkdir(parents=True)
-    (folder / "cache" / "archives" / "partial").mkdir(parents=True)
-    # Lists and cache of our own: an ordinary user may not write the machine's, and a fresh
-    # machine's lists may be empty. The sandbox user of apt could not enter our folder.
-    own = [
-        f"-oDir::State::Lists={folder / 'lists'}",
-        f"-oDir::Cache={folder / 'cache'}",
-        "-oAPT::Sandbox::User=",
-        "-oDebug::NoLocking=1",
-    ]
-    for what, words in (
-        ("asking Debian for its list of packages", ["update"]),
-        (f"downloading Debian's package {PACKAGE} (21 kB)", ["download", PACKAGE]),
-    ):
-        script = 'cd "$0" && exec apt-get "$@"'  # `download` writes to the current folder
-        argv = ["sh", "-c", script, str(folder), *own, "--quiet", *words]
-        if steps.attempt(what, argv).status != 0:
-            return None
-    package = next(folder.glob(f"{PACKAGE}_*.deb"), None)
-    if package is None:
-        return None
-    steps.require(f"unpacking {PACKAGE}", ["dpkg-deb", "-x", str(package), str(folder / "out")])
-    return next(folder.glob(f"out/usr/lib/*/{LIBRARY}"), None)

@@ -1,5 +1,6 @@
 """Where things go, and what the caller's environment says about it: the only reader of it here."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,9 +33,10 @@ class Places:
             pip_words = tuple(shlex.split(environ.get("ENGINE_PIP_ARGS", "")))
         except ValueError as error:
             raise UsageError(f"ENGINE_PIP_ARGS cannot be split into words: {error}") from error
+        models = environ.get("MODELS_DIR") or from_dotenv("MODELS_DIR", ROOT / ".env")
         return cls(
             engines=ROOT / ".engines",
-            models=ROOT / (environ.get("MODELS_DIR") or ".models"),
+            models=ROOT / Path(models or ".models").expanduser(),
             pip_words=pip_words,
             environ=environ,
         )
@@ -43,6 +45,20 @@ class Places:
     def default_engine(self) -> Path:
         """The link to the engine environment that was asked for last."""
         return self.engines / "default"
+
+
+def from_dotenv(name: str, file: Path) -> str:
+    """Return the value that a .env file gives `name`, '' if none.
+
+    The fleet reads it with python-dotenv; this runs before that is installed, and knows as much of
+    the format as a path needs.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return ""
+    values = [line.partition("=")[2] for line in lines if re.match(rf"(export )?{name} *=", line)]
+    return values[-1].partition(" #")[0].strip().strip("'\"") if values else ""
 
 
 def shown(path: Path) -> str:

@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
+from workers.provision.debian import fetch, has_apt
 from workers.provision.errors import ProvisionError
 from workers.provision.packages import has_pip, pip, this_python
 from workers.provision.places import Places, shown
 from workers.provision.progress import Progress
 from workers.provision.steps import Steps
+
+_NO_WAY = (
+    "this Python can make no virtual environment: "
+    "install the package python3-venv (apt install python3-venv)"
+)
+_PIP_PACKAGE = "python3-pip-whl"  # what python3-venv itself takes pip from
 
 
 class Way(Enum):
@@ -19,9 +26,10 @@ class Way(Enum):
 
     VENV = "python3 -m venv"
     VIRTUALENV = "virtualenv, fetched by pip into a temporary folder"
+    DEBIAN = "python3 -m venv without pip, and pip out of Debian's package"
 
 
-def way_to_make(*, has_ensurepip: bool, has_pip: bool) -> Way:
+def way_to_make(*, has_ensurepip: bool, has_pip: bool, has_apt: bool) -> Way:
     """Pick the way that needs the least.
 
     Raises:
@@ -31,10 +39,9 @@ def way_to_make(*, has_ensurepip: bool, has_pip: bool) -> Way:
         return Way.VENV
     if has_pip:
         return Way.VIRTUALENV
-    raise ProvisionError(
-        "this Python can make no virtual environment: "
-        "install the package python3-venv (apt install python3-venv)"
-    )
+    if has_apt:
+        return Way.DEBIAN
+    raise ProvisionError(_NO_WAY)
 
 
 def is_whole(path: Path) -> bool:
@@ -74,7 +81,7 @@ def make_venv(path: Path, steps: Steps, pip_words: Sequence[str]) -> None:
         ProvisionError: it cannot be made.
     """
     has_ensurepip = importlib.util.find_spec("ensurepip") is not None
-    match way_to_make(has_ensurepip=has_ensurepip, has_pip=has_pip()):
+    match way_to_make(has_ensurepip=has_ensurepip, has_pip=has_pip(), has_apt=has_apt()):
         case Way.VENV:
             steps.require(
                 "making a virtual environment",
@@ -82,6 +89,30 @@ def make_venv(path: Path, steps: Steps, pip_words: Sequence[str]) -> None:
             )
         case Way.VIRTUALENV:
             make_with_virtualenv(path, steps, pip_words)
+        case Way.DEBIAN:
+            make_with_debians_pip(path, steps)
+
+
+def make_with_debians_pip(path: Path, steps: Steps) -> None:
+    """Make a virtual environment at `path` with the pip of Debian's package, fetched without root.
+
+    Raises:
+        ProvisionError: the package could not be fetched; says what to install.
+    """
+    with tempfile.TemporaryDirectory(prefix="provision-") as folder:
+        pattern = "usr/share/python-wheels/pip-*.whl"
+        wheel = fetch(_PIP_PACKAGE, pattern, Path(folder), steps)
+        if wheel is None:
+            raise ProvisionError(_NO_WAY)
+        steps.require(
+            "making a virtual environment",
+            [str(this_python()), "-I", "-m", "venv", "--without-pip", str(path)],
+        )
+        steps.require(
+            "putting pip into it",
+            # A wheel is an archive that Python can run from.
+            [str(path / "bin" / "python"), f"{wheel}/pip", "install", "--no-index", str(wheel)],
+        )
 
 
 def make_with_virtualenv(path: Path, steps: Steps, pip_words: Sequence[str]) -> None:
