@@ -86,7 +86,11 @@ class Doorbells:
 
 def _broker_url(redis_url: str) -> str:
     # kombu and Celery's result backend call a Unix socket redis+socket:, redis-py calls it unix:
-    return redis_url.replace("unix://", "redis+socket://", 1)
+    url = redis_url.replace("unix://", "redis+socket://", 1)
+    if url.startswith("rediss://") and "ssl_cert_reqs=" not in url:
+        # redis-py checks certificates by default; Celery wants to be told
+        url += ("&" if "?" in url else "?") + "ssl_cert_reqs=required"
+    return url
 
 
 def _settings(*, worker: bool) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Everything an operator may tune, read once from the environment and `.env`.
 
-The only reader of `os.environ`. Every fault is reported at once, with the variable's name, what
+The one place that decides by `os.environ`. Every fault is reported at once, with the variable's name, what
 was wrong and what would be right. `python -m shared.settings` prints env.example.
 """
 
@@ -83,6 +83,10 @@ def _words(value: str) -> tuple[str, ...]:
     if not words or not words[0]:
         raise ValueError("must name a program")
     return words
+
+
+def _pip_words(value: str) -> tuple[str, ...]:
+    return tuple(shlex.split(value))
 
 
 def _name(value: str) -> str:
@@ -254,6 +258,11 @@ class Settings:
         unit="path", doc="environment variables that every engine gets",
     )  # fmt: skip
 
+    engine_pip_args: tuple[str, ...] = _setting(  # read by workers.provision, before this can be
+        "ENGINE_PIP_ARGS", _pip_words, "",
+        unit="words", doc="extra words for pip when the engine environment is made: a mirror",
+    )  # fmt: skip
+
     hf_endpoint: str = _setting(
         "HF_ENDPOINT", _text, "", unit="URL", doc="for engines: a mirror of the model hub"
     )
@@ -343,8 +352,7 @@ def env_example() -> str:
     lines = ["# Copy to .env and change what you need. Unset or empty: the default shown here."]
     for _, meta in _declared():
         shown = meta["shown"] or meta["default"] or ""
-        default = shown if meta["shown"] or shown else "unset"
-        lines += ["", f"# {meta['doc']} ({meta['unit']}; default: {default})"]
+        lines += ["", f"# {meta['doc']} ({meta['unit']}; default: {shown or 'unset'})"]
         lines += [f"# {meta['env']}={'' if meta['shown'] else shown}"]
     return "\n".join(lines) + "\n"
 

@@ -71,3 +71,5 @@ class Activity:
                 self.report()
             except StoreUnavailable as error:
                 log.debug("use not reported: %s", error)
+            except Exception:  # use that is not reported any more would end what is in use
+                log.exception("use not reported; trying again")

@@ -20,7 +20,6 @@ _HOST = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?"
 )
 _LAST_PORT = 65535
-_OPEN_PATHS = frozenset({"/healthz"})
 _WHAT_TO_DO = (
     "this fleet has no API keys, so it answers only programs on its own machine, because whoever "
     "can create an instance can run code; call it from there at http://localhost, or through an "
@@ -34,8 +33,7 @@ def add_auth(app: Flask) -> None:
 
     @app.before_request
     def check() -> None:
-        if request.path not in _OPEN_PATHS:
-            check_local(request.remote_addr, request.headers, own_names)
+        check_local(request.remote_addr, request.headers, own_names)
 
 
 def check_local(peer: str | None, headers: Headers, own_names: frozenset[str]) -> None:

@@ -13,7 +13,7 @@ from shared.domain import params
 from shared.domain.instance import SETTLED, Instance, Status, new_instance_id
 from shared.domain.node import Node
 from shared.domain.placement import Placement, choose_placement
-from shared.errors import InvalidRequest, NoCapacity, NotFound
+from shared.errors import InvalidRequest, NoCapacity, NotFound, StoreUnavailable
 from shared.queue import Doorbells
 from shared.settings import Settings
 from shared.store import Store
@@ -75,10 +75,13 @@ class Instances:
             params.gpu_count(merged),
         )
         self._doorbells.start(instance)
-        instance = self._wait(instance.instance_id, _is_settled, wait_s)
-        status = HTTPStatus.CREATED if _is_settled(instance) else HTTPStatus.ACCEPTED
-        location = url_for("instances.get", instance_id=instance.instance_id)
-        return self._shown(instance), status, {"Location": location}
+        headers = {"Location": url_for("instances.get", instance_id=instance.instance_id)}
+        try:
+            instance = self._wait(instance.instance_id, _is_settled, wait_s)
+            status = HTTPStatus.CREATED if _is_settled(instance) else HTTPStatus.ACCEPTED
+            return self._shown(instance), status, headers
+        except StoreUnavailable:  # it is accepted: a 503 now would have the caller make another
+            return jsonify(public(instance, None)), HTTPStatus.ACCEPTED, headers
 
     def list(self) -> Response:
         """Return id → record of all that are not ended; with ?all=1 of those, too."""

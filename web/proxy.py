@@ -61,11 +61,10 @@ class Proxy:
         self._activity.begin(instance_id)
         try:
             return self._forward(instance, target)
-        except CallerGone:
+        except BaseException as error:
             self._activity.end(instance_id)
-            return Response(status=_CLIENT_CLOSED_REQUEST)
-        except BaseException:
-            self._activity.end(instance_id)
+            if isinstance(error, CallerGone):
+                return Response(status=_CLIENT_CLOSED_REQUEST)
             raise
 
     def _forward(self, instance: Instance, target: str) -> Response:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from shared.domain.instance import Desired, Instance, Status
+from shared.domain.instance import BY_IDLE, Desired, Instance, Status
 from shared.errors import InstanceNotReady, NotFound, StoreUnavailable
 from shared.store import Store
 
@@ -138,6 +138,9 @@ def _refusal(instance: Instance) -> NotFound | InstanceNotReady:
         return InstanceNotReady(
             f"instance {name} is {status}{_stage(instance)}", retry_after_s=_LOADING_RETRY_S
         )
+    if instance.stop_by == BY_IDLE and instance.status is Status.RUNNING:
+        # The node asks the engine first; if a request runs in it, it goes on.
+        return InstanceNotReady(f"instance {name} is about to stop as idle", retry_after_s=1)
     if instance.desired is Desired.STOPPED:
         return InstanceNotReady(f"instance {name} is {status}", retry_after_s=None)
     return InstanceNotReady(f"instance {name} is {status}{why}", retry_after_s=None)

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from time import monotonic
 
 from celery import bootsteps
 
@@ -49,12 +50,15 @@ class SupervisorThread:
             self._thread.join()
 
     def _run(self) -> None:
-        supervisor = Supervisor(self._settings, self._store, list_gpus())
         try:
+            supervisor = Supervisor(self._settings, self._store, list_gpus())
             self._supervise(supervisor)
             self._leave(supervisor)
         except (Superseded, Conflict) as error:
             log.error("%s: this worker ends, engines stay", error)  # noqa: TRY400 - no fault
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:  # a worker without a supervisor would be a node that lies
+            log.exception("the supervisor cannot go on: this worker ends, engines stay")
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _supervise(self, supervisor: Supervisor) -> None:
@@ -95,21 +99,26 @@ class SupervisorThread:
 
     def _end_engines(self, supervisor: Supervisor) -> None:
         log.info("ending this node's engines (KEEP_ENGINES=true would leave them)")
-        pauses = int((self._settings.stop_timeout_s + _VERIFY_S) / BUSY_PASS_S)
-        for turn in range(pauses):
-            try:
-                if turn == 0:
-                    supervisor.stop_all(f"the worker of {self._settings.node_name} was stopped")
-                recorded = supervisor.look() > BUSY_PASS_S
-            except StoreUnavailable as error:
-                recorded = True  # nothing more can be; the run directories keep the reason
-                if turn == 0:
-                    log.warning("%s: engines end without being recorded", error)
-            if recorded and supervisor.idle:
+        try:
+            supervisor.stop_all(f"the worker of {self._settings.node_name} was stopped")
+        except StoreUnavailable as error:
+            log.warning("%s: engines end without being recorded", error)
+        deadline = monotonic() + self._settings.stop_timeout_s + _VERIFY_S
+        while monotonic() < deadline:
+            if self._all_recorded(supervisor) and supervisor.idle:
                 return
             self._waker.watch(supervisor.watched_pids())
             self._waker.sleep(BUSY_PASS_S)
         log.error("some engines could not be ended; their shims go on trying")
+
+    def _all_recorded(self, supervisor: Supervisor) -> bool:
+        try:
+            return supervisor.look() > BUSY_PASS_S
+        except StoreUnavailable:
+            return True  # nothing more can be; the run directories keep the reason
+        except Exception:  # engines must end, whatever a record looks like
+            log.exception("could not look after the node while ending its engines")
+            return True
 
 
 class SupervisorStep(bootsteps.StartStopStep):
@@ -121,7 +130,7 @@ class SupervisorStep(bootsteps.StartStopStep):
     def start(self, _parent: object) -> None:
         """Begin once the pool stands."""
         # Celery would end the engines and start itself anew by a path that is not a program.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, lambda *_: None)  # ignoring it would be inherited
         if self.thread is not None:
             self.thread.start()
 

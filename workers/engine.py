@@ -18,13 +18,13 @@ from time import monotonic, time
 
 from shared.domain import params
 from shared.domain.instance import Desired, Exit, Instance, Status
-from shared.domain.reconcile import Ended, Observation
+from shared.domain.reconcile import Observation, Remains
 from shared.settings import ROOT
 from workers import gpus, ports, probe, process_tree
 from workers.log_tail import LogTail
 from workers.process_tree import Identity, Marks
 from workers.run_directory import RunDirectory
-from workers.stages import Load, follow
+from workers.stages import STAGES, Load, follow
 
 _SHIM_STARTS_S = 5.0  # a shim without a lock is still being born for so long, not dead
 _KILL_S = 1.0  # one turn of killing; the supervisor comes back while anything is left
@@ -55,7 +55,18 @@ class Engine:
         self._ending_since: float | None = None
         self._recorded: Identity | None = None  # the first process, as the record has it
 
+    def resume(self, record: Instance, last_lines: list[str]) -> None:
+        """Go on from what another worker had recorded of the load."""
+        if record.stage in STAGES:
+            self.load = Load(record.stage, record.progress)
+        self.last_lines = last_lines
+
     # what it looks like
+
+    @property
+    def holds(self) -> bool:
+        """Whether a shim of this engine lives."""
+        return self._run.lock_holder() is not None
 
     @property
     def launch(self) -> dict[str, object] | None:
@@ -82,13 +93,17 @@ class Engine:
         self._recorded = _recorded(record)
         if record.status is Status.STOPPING:
             self.begin_stop()  # its patience begins anew where another worker began the stop
-        ended = self._ended(record)
-        self._ending_since = (self._ending_since or monotonic()) if ended is Ended.ENDING else None
+        remains = self._remains(record)
+        self._ending_since = (
+            (self._ending_since or monotonic()) if remains is Remains.ENDING else None
+        )
         return Observation(
-            ended=ended,
-            ready=ended is Ended.ALIVE and record.status is Status.STARTING and self._is_ready(),
+            remains=remains,
+            ready=remains is Remains.ALIVE
+            and record.status is Status.STARTING
+            and self._is_ready(),
             exit=self._exit(),
-            busy=self._is_busy(record) if ended is Ended.ALIVE else False,
+            busy=self._is_busy(record) if remains is Remains.ALIVE else False,
             ending_since=self._ending_since,
             told_to_stop=(self.stop_note or {}).get("outcome") == STOPPED,
             stop_begun_at=self._stop_begun_at,
@@ -96,9 +111,9 @@ class Engine:
             last_progress_at=self._last_progress_at,
         )
 
-    def read_log(self) -> list[str]:
+    def read_log(self, *, to_the_end: bool = False) -> list[str]:
         """Return new log lines, with the engine's key blotted out; follows the load in them."""
-        lines = self._tail.read()
+        lines = self._tail.read_to_the_end() if to_the_end else self._tail.read()
         if lines:
             key = str((self.launch or {}).get("key") or "") or None
             lines = [line.replace(key, "[key]") if key else line for line in lines]
@@ -110,7 +125,8 @@ class Engine:
 
     def log_passed_on(self) -> None:
         """Remember that the lines read so far need not be read again."""
-        self._tail.remember()
+        with suppress(OSError):  # a full disk: at worst the next worker passes them on again
+            self._tail.remember()
 
     def watched_pids(self) -> list[int]:
         """Return the pids whose end is news: the first process and the shim."""
@@ -147,7 +163,7 @@ class Engine:
             outcome: STOPPED or FAILED, what the instance is to become.
         """
         self._terminated_at = self._terminated_at or monotonic()
-        if self._run.path.is_dir():
+        with suppress(OSError):  # no folder, a full disk: it is to end all the same
             self._run.write("stop", {"reason": reason, "outcome": outcome, "at": time()})
         if shim := self._run.lock_holder():
             with suppress(ProcessLookupError):
@@ -172,19 +188,19 @@ class Engine:
 
     # how it is seen
 
-    def _ended(self, record: Instance) -> Ended:
+    def _remains(self, record: Instance) -> Remains:
         if self._shim is not None:
             self._shim.poll()  # reap it
         if self.launch is None:  # never spawned, or somebody removed its folder
-            return Ended.LEFTOVERS if self._members() else Ended.NOT_SPAWNED
+            return Remains.LEFTOVERS if self._members() else Remains.NOT_SPAWNED
         leader = self.leader
         if self._shim_lives():
             if self._run.read("exit") is not None or (leader and not leader.alive):
-                return Ended.ENDING
-            return Ended.ALIVE
+                return Remains.ENDING
+            return Remains.ALIVE
         if self._members():
-            return Ended.LEFTOVERS
-        return Ended.GONE if self._released(record) else Ended.LEFTOVERS
+            return Remains.LEFTOVERS
+        return Remains.GONE if self._released(record) else Remains.LEFTOVERS
 
     def _shim_lives(self) -> bool:
         if self._shim is not None and self._shim.returncode is None:
@@ -203,8 +219,7 @@ class Engine:
         self._tree_gone_at = self._tree_gone_at or monotonic()
         if record.port is not None and not ports.is_released(record.host, record.port):
             return monotonic() - self._tree_gone_at > _PORT_CLOSES_S
-        # The driver may list a dead process for seconds after its end: its memory is not free.
-        return all(process_tree.start_time(pid) for pid in gpus.pids_on(record.gpus))
+        return gpus.are_released(record.gpus)
 
     def _exit(self) -> Exit | None:
         found = self._run.read("exit")

@@ -44,6 +44,14 @@ class LogTail:
             self._rest = b""
         return [cleaned for line in lines if (cleaned := clean(line))]
 
+    def read_to_the_end(self) -> list[str]:
+        """Return all that is left, a last line without an end too: nobody writes any more."""
+        lines: list[str] = []
+        while more := self.read():
+            lines += more
+        rest, self._rest = clean(self._rest), b""
+        return [*lines, rest] if rest else lines
+
     def remember(self) -> None:
         """Note how far the lines have been passed on."""
         if self._file is not None:

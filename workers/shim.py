@@ -164,7 +164,7 @@ class Engine:
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         for number in _NOT_OURS:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, lambda *_: None)  # ignoring would be inherited by the engine
         self._selector.register(woken, selectors.EVENT_READ, self._read_signals)
         return woken
 

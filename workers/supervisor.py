@@ -21,7 +21,7 @@ from shared.settings import Settings
 from shared.store import KEEP_ENDED_S, Beat, Store
 from workers import process_tree
 from workers.actions import Actions
-from workers.engine import STOPPED, Engine
+from workers.engine import LAST_LOG_LINES, STOPPED, Engine
 from workers.run_directory import RunDirectory
 
 BUSY_PASS_S = 0.1  # while something starts or stops
@@ -29,6 +29,7 @@ QUIET_PASS_S = 1.0  # while engines run: for their logs; their ends wake by them
 _SWEEP_S = 600.0  # between removals of old run directories
 _PROBES_AT_ONCE = 8
 _TRANSIENT = frozenset({Status.PENDING, Status.STARTING, Status.STOPPING})
+_AFTER_THE_END = frozenset({Action.MARK_CRASHED, Action.MARK_STOPPED})
 _STOPS_ALREADY = frozenset({Status.FAILED, Status.STOPPING, Status.STOP_FAILED})
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class Supervisor:
         Raises:
             StoreUnavailable: the engines were told, the records were not.
         """
+        self._take_up_orphans()
         for engine in self._engines.values():
             engine.terminate(reason, STOPPED)
         self._actions.leaving = True
@@ -134,17 +136,22 @@ class Supervisor:
     def _look_at(self, record: Instance) -> Action:
         if record.status is Status.FAILED and record.desired is Desired.RUNNING:
             return Action.WAIT
-        engine = self._engine(record.instance_id)
-        if lines := engine.read_log():
-            self._store.append_log(record.instance_id, lines)
-            engine.log_passed_on()
+        engine = self._engine_of(record)
+        self._pass_log_on(engine, engine.read_log())
         seen = engine.observe(record)
         action = plan(record, seen, monotonic(), self._actions.patience)
         if action not in (Action.WAIT, self._last_actions.get(record.instance_id)):
-            log.info("%s: %s (%s, %s)", record.instance_id, action, record.status, seen.ended)
+            log.info("%s: %s (%s, %s)", record.instance_id, action, record.status, seen.remains)
         self._last_actions[record.instance_id] = action
+        if action in _AFTER_THE_END:  # the cause is in its last words
+            self._pass_log_on(engine, engine.read_log(to_the_end=True))
         self._actions.apply(action, record, engine, seen)
         return action
+
+    def _pass_log_on(self, engine: Engine, lines: list[str]) -> None:
+        if lines:
+            self._store.append_log(engine.instance_id, lines)
+            engine.log_passed_on()
 
     def _heartbeat(self) -> None:
         if self._actions.leaving or monotonic() - self._beat_at < HEARTBEAT_S / 2:
@@ -159,11 +166,24 @@ class Supervisor:
         self._store.stop_idle(node=self._node.name)  # beat's sweep, should there be no beat
         self._remove_old_directories()
 
+    def _engine_of(self, record: Instance) -> Engine:
+        known = record.instance_id in self._engines
+        engine = self._engine(record.instance_id)
+        if not known and record.status is not Status.PENDING:
+            engine.resume(record, self._store.log(record.instance_id, LAST_LOG_LINES))
+        return engine
+
     def _engine(self, instance_id: str) -> Engine:
         if instance_id not in self._engines:
             run = RunDirectory(self._engines_dir / instance_id)
             self._engines[instance_id] = Engine(instance_id, run, self._prober)
         return self._engines[instance_id]
+
+    def _take_up_orphans(self) -> None:
+        """Hold every engine of this node that lives, those that no record knows too."""
+        for path in self._engines_dir.iterdir() if self._engines_dir.is_dir() else ():
+            if RunDirectory(path).lock_holder() is not None:
+                self._engine(path.name)
 
     @property
     def _engines_dir(self) -> Path:
@@ -171,8 +191,9 @@ class Supervisor:
 
     def _let_go(self, known: set[str]) -> None:
         for instance_id in self._engines.keys() - known:
-            self._engines.pop(instance_id).close()
-            self._last_actions.pop(instance_id, None)
+            if not self._engines[instance_id].holds:  # an engine without a record is not forgotten
+                self._engines.pop(instance_id).close()
+                self._last_actions.pop(instance_id, None)
 
     def _remove_old_directories(self) -> None:
         if monotonic() - self._swept_at < _SWEEP_S or not self._engines_dir.is_dir():

@@ -6,8 +6,8 @@
        │          └──────────────────────────▶ failed
        └─▶ any of these ─▶ stopping ─▶ stopped | stop_failed
 
-The web tier writes the spec, `desired` and `generation`; the node's worker writes
-everything else. Nobody rewrites a whole record.
+The web tier writes the spec, `desired` and `generation` (so does the idle sweep); the node's worker
+writes everything else. Nobody rewrites a whole record.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
-
-from shared.errors import Conflict
 
 INSTANCE_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 """What an instance id looks like: a DNS label, so it can be a path segment, a file name, a key."""
@@ -177,16 +175,6 @@ class Instance:
     def ended(self) -> bool:
         """Whether it is over and verified gone."""
         return self.status is Status.STOPPED
-
-    def moved_to(self, status: Status, **changes: object) -> Instance:
-        """Return this instance in `status`, with `changes` to other fields.
-
-        Raises:
-            Conflict: the diagram has no such arrow.
-        """
-        if status is not self.status and status not in _NEXT[self.status]:
-            raise Conflict(f"instance {self.instance_id} is {self.status}, cannot become {status}")
-        return replace(self, status=status, **changes)  # type: ignore[arg-type]
 
 
 def new_instance_id(model_name: str) -> str:

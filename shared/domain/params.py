@@ -37,6 +37,8 @@ _WHY_OWNED = {
     "node_rank": "an instance runs on one node",
     "master_addr": "an instance runs on one node",
     "master_port": "an instance runs on one node",
+    "data_parallel_address": "an instance runs on one node",
+    "data_parallel_rank": "an instance runs on one node",
     "disable_log_stats": "the fleet reads the engine's /metrics",
 }
 _COUNTED = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")

@@ -12,7 +12,7 @@ from enum import StrEnum
 from shared.domain.instance import BY_IDLE, Desired, Exit, Instance, Status
 
 
-class Ended(StrEnum):
+class Remains(StrEnum):
     """How much of an engine is left."""
 
     NOT_SPAWNED = "not_spawned"  # its run directory was never made
@@ -26,7 +26,7 @@ class Ended(StrEnum):
 class Observation:
     """What a supervisor sees of one engine on its node."""
 
-    ended: Ended
+    remains: Remains
     ready: bool = False  # answers, and lists our model name
     exit: Exit | None = None  # how the first process ended, once it has
     busy: bool | None = False  # requests run in it; None: not known yet
@@ -77,23 +77,23 @@ def plan(record: Instance | None, seen: Observation, now: float, patience: Patie
     if record is None:
         return Action.WAIT
     if record.status is Status.STOPPED:
-        return Action.KILL if seen.ended is Ended.LEFTOVERS else Action.WAIT
+        return Action.KILL if seen.remains is Remains.LEFTOVERS else Action.WAIT
     if record.status in _ENDING or record.desired is Desired.STOPPED:
         return _plan_stop(record, seen, now, patience)
     return _plan_run(record, seen, now, patience)
 
 
 _ENDING = frozenset({Status.STOPPING, Status.STOP_FAILED})
-_NOTHING_LEFT = frozenset({Ended.NOT_SPAWNED, Ended.GONE})
+_NOTHING_LEFT = frozenset({Remains.NOT_SPAWNED, Remains.GONE})
 
 
 def _plan_stop(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
     if record.status is Status.STOP_FAILED:
-        return Action.MARK_STOPPED if seen.ended in _NOTHING_LEFT else Action.WAIT
+        return Action.MARK_STOPPED if seen.remains in _NOTHING_LEFT else Action.WAIT
     by_idle = record.stop_by == BY_IDLE
     if record.status is not Status.STOPPING:
         return _plan_idle_stop(seen) if by_idle else Action.BEGIN_STOP
-    if seen.ended in _NOTHING_LEFT:
+    if seen.remains in _NOTHING_LEFT:
         return Action.MARK_STOPPED
     if seen.terminated_at is None:
         waited = math.inf if seen.stop_begun_at is None else now - seen.stop_begun_at
@@ -106,7 +106,7 @@ def _plan_stop(record: Instance, seen: Observation, now: float, patience: Patien
 
 def _plan_idle_stop(seen: Observation) -> Action:
     # A request that began in the second before the sweep was not reported yet.
-    if seen.ended is not Ended.ALIVE:
+    if seen.remains is not Remains.ALIVE:
         return Action.BEGIN_STOP
     if seen.busy is None:
         return Action.WAIT
@@ -119,19 +119,19 @@ _NOT_STARTED = frozenset({Status.PENDING, Status.STARTING})
 
 def _plan_run(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
     if record.status in _AT_REST:  # when to leave BACKOFF is decided here
-        return Action.KILL if seen.ended is Ended.LEFTOVERS else Action.WAIT
-    if record.status in _NOT_STARTED and seen.ended is Ended.NOT_SPAWNED:
+        return Action.KILL if seen.remains is Remains.LEFTOVERS else Action.WAIT
+    if record.status in _NOT_STARTED and seen.remains is Remains.NOT_SPAWNED:
         return Action.SPAWN
-    match seen.ended:
-        case Ended.ALIVE:
+    match seen.remains:
+        case Remains.ALIVE:
             return _plan_alive(record, seen, now, patience)
-        case Ended.ENDING:
+        case Remains.ENDING:
             since = seen.ending_since or now
             stuck = now - since > patience.stop + patience.verify
             return Action.KILL if stuck else Action.WAIT
-        case Ended.LEFTOVERS:
+        case Remains.LEFTOVERS:
             return Action.KILL
-        case Ended.GONE | Ended.NOT_SPAWNED:
+        case Remains.GONE | Remains.NOT_SPAWNED:
             return Action.BEGIN_STOP if seen.told_to_stop else Action.MARK_CRASHED
 
 

@@ -107,7 +107,8 @@ class Store(Protocol):
     def stop(self, instance_id: str, *, reason: str, by: str) -> Instance | None:
         """Set `desired` to stopped; return the record, or None if there is none.
 
-        Harmless to repeat: the first reason stays.
+        Harmless to repeat: the first reason stays, except that a user's takes over from the idle
+        sweep's, which may be withdrawn.
         """
 
     def apply(self, change: Change) -> bool:
@@ -156,7 +157,7 @@ class Store(Protocol):
         """
 
 
-def taken(name: str) -> Conflict:
+def name_taken(name: str) -> Conflict:
     """Return the error for a node's name that a living worker has."""
     return Conflict(
         f"node {name} has a living worker with another RUN_DIR or on another machine; "

@@ -13,7 +13,7 @@ from time import time
 from shared.domain.expiry import is_due
 from shared.domain.instance import BY_IDLE, RELEASED, Desired, Instance, Status, may_precede
 from shared.domain.node import Claim, Node
-from shared.store import EVENTS, KEEP_ENDED_S, LOG_LINES, Beat, Change, Event, taken
+from shared.store import EVENTS, KEEP_ENDED_S, LOG_LINES, Beat, Change, Event, name_taken
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Instance)}
 
@@ -50,7 +50,7 @@ class MemoryStore:
         with self._lock:
             other = self._holders.get(node.name, holder) != holder
             if other and not self._node(node.name).lost:
-                raise taken(node.name)
+                raise name_taken(node.name)
             self._holders[node.name] = holder
             self._nodes[node.name] = node
             self._beats[node.name] = self._clock()
@@ -112,8 +112,10 @@ class MemoryStore:
         """Set `desired` to stopped; return the record, or None if there is none."""
         with self._lock:
             record = self._instances.get(instance_id)
-            if record and record.desired is Desired.RUNNING and not record.ended:
-                self._ask_to_stop(record, reason, by)
+            if record and not record.ended:
+                taken_over = record.stop_by == BY_IDLE and by != BY_IDLE
+                if record.desired is Desired.RUNNING or taken_over:
+                    self._ask_to_stop(record, reason, by)
             return self._instances.get(instance_id)
 
     def apply(self, change: Change) -> bool:

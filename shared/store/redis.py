@@ -14,7 +14,7 @@ from redis.retry import Retry
 from shared.domain.instance import Instance, may_precede
 from shared.domain.node import LOST_AFTER_S, Claim, Node
 from shared.errors import StoreUnavailable
-from shared.store import EVENTS, KEEP_ENDED_S, LOG_LINES, Beat, Change, Event, scripts, taken
+from shared.store import EVENTS, KEEP_ENDED_S, LOG_LINES, Beat, Change, Event, name_taken, scripts
 from shared.store.codec import decode_gpus, decode_instance, encode, encode_gpus, encode_instance
 from shared.store.keys import Keys
 
@@ -86,7 +86,7 @@ class RedisStore:
         }
         epoch = int(self._announce(node.name, holder, LOST_AFTER_S, *_flat(fields)))
         if epoch < 0:
-            raise taken(node.name)
+            raise name_taken(node.name)
         return epoch
 
     @_answering

@@ -87,8 +87,11 @@ return 1
 STOP = """
 -- ARGV: id, reason, by
 local key = instance_key(ARGV[1])
-local held = redis.call('HMGET', key, 'desired', 'status')
-if held[1] ~= 'running' or held[2] == 'stopped' then return 0 end
+local held = redis.call('HMGET', key, 'desired', 'status', 'stop_by')
+if not held[1] or held[2] == 'stopped' then return 0 end
+-- What the idle sweep asked may be withdrawn; what a user asks after it may not.
+local taken_over = held[3] == 'idle' and ARGV[3] ~= 'idle'
+if held[1] ~= 'running' and not taken_over then return 0 end
 ask_to_stop(ARGV[1], now(), ARGV[2], ARGV[3])
 return 1
 """

@@ -105,6 +105,15 @@ class LocalFleet:
         """Start beat."""
         return self.start("beat", ["celery", "--app", "workers.app", "--quiet", "beat"], {})
 
+    def start_flower(self) -> str:
+        """Start Flower; return its URL once it answers."""
+        port = free_ports(1, first=5700)
+        command = ["celery", "--app", "workers.app", "--quiet", "flower", "--address=127.0.0.1"]
+        self.start("flower", [*command, f"--port={port}"], {})
+        url = f"http://127.0.0.1:{port}"
+        assert until(lambda: self._answers("/workers", url), START_S)
+        return url
+
     def run_dir(self, node: str) -> Path:
         """Return the node's run directory."""
         return self.folder / f"run-{node}"
@@ -167,9 +176,9 @@ class LocalFleet:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def _answers(self, path: str) -> bool:
+    def _answers(self, path: str, base: str | None = None) -> bool:
         try:
-            return self.call("GET", path).ok
+            return self.http.get(f"{base or self.base}{path}", timeout=5).ok
         except requests.ConnectionError:
             return False
 

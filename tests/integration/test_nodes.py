@@ -42,6 +42,26 @@ def test_each_task_reaches_only_its_nodes_worker(fleet: LocalFleet) -> None:
         assert start["result"] == {"node": node, "instance_id": instance_id}
 
 
+def test_flowers_history_says_what_ran_where(own_fleet: LocalFleet) -> None:
+    own_fleet.start_worker("one", VLLM_MAX_INSTANCES="1")
+    own_fleet.start_worker("two", VLLM_MAX_INSTANCES="1")
+    own_fleet.start_web()
+    flower = own_fleet.start_flower()
+    records = [own_fleet.create() for _ in range(2)]
+    assert {record["node"] for record in records} == {"one", "two"}
+    query = (
+        "draw=1&start=0&length=100&order[0][column]=0&order[0][dir]=desc"
+        "&columns[0][data]=received&search[value]="
+    )
+
+    def ran() -> set[tuple[str, str]]:
+        history = own_fleet.http.get(f"{flower}/tasks/datatable?{query}", timeout=10).json()
+        return {(task["args"], task["worker"]) for task in history["data"] if task["worker"]}
+
+    wanted = {(f"('{r['instance_id']}',)", f"worker@{r['node']}") for r in records}
+    assert until(lambda: wanted <= ran(), 15), ran()
+
+
 def test_creates_go_where_there_is_room(fleet: LocalFleet) -> None:
     records = [fleet.create() for _ in range(5)]
     assert Counter(record["node"] for record in records) == {"one": 3, "two": 2}

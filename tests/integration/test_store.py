@@ -730,6 +730,15 @@ def test_what_a_user_asked_for_is_not_withdrawn(bench: Bench) -> None:
     assert not bench.store.withdraw_stop("i1", asked.generation)
 
 
+def test_a_user_takes_a_stop_over_from_the_idle_sweep(bench: Bench) -> None:
+    stopped = idle_and_due(bench)
+    asked = bench.store.stop("i1", reason="deleted", by="user")
+    assert asked
+    assert (asked.stop_by, asked.stop_reason) == ("user", "deleted")
+    assert asked.generation == stopped.generation + 1
+    assert not bench.store.withdraw_stop("i1", asked.generation)
+
+
 # nodes
 
 

@@ -262,3 +262,9 @@ def test_a_line_without_end_is_cut_in_pieces(run: RunDirectory, reader: Reader) 
 )
 def test_a_line_is_cleaned(line: bytes, text: str) -> None:
     assert clean(line) == text
+
+
+def test_the_end_has_a_last_line_without_an_end(run: RunDirectory, reader: Reader) -> None:
+    tail = reader()
+    write(run, "a\nb\nkilled in the middle of")
+    assert tail.read_to_the_end() == ["a", "b", "killed in the middle of"]

@@ -4,6 +4,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from time import monotonic
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -18,7 +19,7 @@ from shared.queue import (
 )
 from tests.builders import an_instance, settings
 
-# docs: design.md, "Celery and Redis, as measured".
+# docs: docs/ARCHITECTURE.md, "Celery and Redis, as measured".
 MEASURED = {
     "task_acks_late": True,
     "worker_prefetch_multiplier": 1,
@@ -127,3 +128,9 @@ def test_a_bell_that_cannot_be_rung_keeps_nobody_waiting(doorbells: Doorbells) -
     begun = monotonic()
     doorbells.start(an_instance())
     assert monotonic() - begun < 3.0
+
+
+def test_a_tls_url_tells_celery_to_check_the_certificate() -> None:
+    app = celery_app(settings(REDIS_URL="rediss://redis.example:6380/0"), keep_results=True)
+    connection: Any = app.backend
+    assert connection.connparams["ssl_cert_reqs"] is not None

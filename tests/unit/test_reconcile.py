@@ -9,21 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.domain.instance import Desired, Instance, Status, may_become
-from shared.domain.reconcile import Action, Ended, Observation, Patience, plan
+from shared.domain.reconcile import Action, Observation, Patience, Remains, plan
 from tests.builders import an_instance
 
 NOW = 1_000.0
 PATIENCE = Patience(start_stall=600.0, drain=30.0, stop=20.0, verify=10.0)
 
-NOT_SPAWNED, ALIVE, ENDING = Ended.NOT_SPAWNED, Ended.ALIVE, Ended.ENDING
-LEFTOVERS, GONE = Ended.LEFTOVERS, Ended.GONE
+NOT_SPAWNED, ALIVE, ENDING = Remains.NOT_SPAWNED, Remains.ALIVE, Remains.ENDING
+LEFTOVERS, GONE = Remains.LEFTOVERS, Remains.GONE
 NOTHING_LEFT = (NOT_SPAWNED, GONE)
 SOMETHING_LEFT = (ALIVE, ENDING, LEFTOVERS)
 
 WAIT, KILL = Action.WAIT, Action.KILL
 
 # Wanted: status → what is left → action, where no flag is set.
-WANTED: dict[Status, dict[Ended, Action]] = {
+WANTED: dict[Status, dict[Remains, Action]] = {
     Status.PENDING: {
         NOT_SPAWNED: Action.SPAWN,
         ALIVE: Action.ADOPT,
@@ -52,18 +52,18 @@ WANTED: dict[Status, dict[Ended, Action]] = {
         LEFTOVERS: KILL,
         GONE: Action.MARK_CRASHED,
     },
-    Status.BACKOFF: dict.fromkeys(Ended, WAIT) | {LEFTOVERS: KILL},
-    Status.FAILED: dict.fromkeys(Ended, WAIT) | {LEFTOVERS: KILL},
+    Status.BACKOFF: dict.fromkeys(Remains, WAIT) | {LEFTOVERS: KILL},
+    Status.FAILED: dict.fromkeys(Remains, WAIT) | {LEFTOVERS: KILL},
     Status.STOP_FAILED: dict.fromkeys(SOMETHING_LEFT, WAIT)
     | dict.fromkeys(NOTHING_LEFT, Action.MARK_STOPPED),
-    Status.STOPPED: dict.fromkeys(Ended, WAIT) | {LEFTOVERS: KILL},
+    Status.STOPPED: dict.fromkeys(Remains, WAIT) | {LEFTOVERS: KILL},
     Status.STOPPING: dict.fromkeys(SOMETHING_LEFT, Action.TERMINATE)
     | dict.fromkeys(NOTHING_LEFT, Action.MARK_STOPPED),
 }
 # Asked to stop, by the web tier or the idle sweep.
-UNWANTED: dict[Status, dict[Ended, Action]] = {
+UNWANTED: dict[Status, dict[Remains, Action]] = {
     **{
-        status: dict.fromkeys(Ended, Action.BEGIN_STOP)
+        status: dict.fromkeys(Remains, Action.BEGIN_STOP)
         for status in (
             Status.PENDING,
             Status.STARTING,
@@ -79,25 +79,25 @@ UNWANTED: dict[Status, dict[Ended, Action]] = {
 }
 
 
-def planned(status: Status, ended: Ended, **seen: Any) -> Action:
-    """Return the plan for a wanted instance in `status` of which `ended` is left."""
-    return plan(an_instance(status=status), Observation(ended=ended, **seen), NOW, PATIENCE)
+def planned(status: Status, remains: Remains, **seen: Any) -> Action:
+    """Return the plan for a wanted instance in `status` of which `remains` is left."""
+    return plan(an_instance(status=status), Observation(remains=remains, **seen), NOW, PATIENCE)
 
 
-@pytest.mark.parametrize(("status", "ended"), list(itertools.product(Status, Ended)))
-def test_a_wanted_instance(status: Status, ended: Ended) -> None:
-    assert planned(status, ended) is WANTED[status][ended]
+@pytest.mark.parametrize(("status", "remains"), list(itertools.product(Status, Remains)))
+def test_a_wanted_instance(status: Status, remains: Remains) -> None:
+    assert planned(status, remains) is WANTED[status][remains]
 
 
-@pytest.mark.parametrize(("status", "ended"), list(itertools.product(Status, Ended)))
-def test_an_instance_that_is_asked_to_stop(status: Status, ended: Ended) -> None:
+@pytest.mark.parametrize(("status", "remains"), list(itertools.product(Status, Remains)))
+def test_an_instance_that_is_asked_to_stop(status: Status, remains: Remains) -> None:
     record = an_instance(status=status, desired=Desired.STOPPED)
-    assert plan(record, Observation(ended=ended), NOW, PATIENCE) is UNWANTED[status][ended]
+    assert plan(record, Observation(remains=remains), NOW, PATIENCE) is UNWANTED[status][remains]
 
 
-@pytest.mark.parametrize("ended", Ended)
-def test_an_engine_without_a_record_is_left_alone(ended: Ended) -> None:
-    assert plan(None, Observation(ended=ended), NOW, PATIENCE) is WAIT
+@pytest.mark.parametrize("remains", Remains)
+def test_an_engine_without_a_record_is_left_alone(remains: Remains) -> None:
+    assert plan(None, Observation(remains=remains), NOW, PATIENCE) is WAIT
 
 
 # starting
@@ -156,15 +156,17 @@ def test_leftovers_go_before_the_crash_is_written(status: Status) -> None:
         ({"terminated_at": NOW - 30.1}, Action.MARK_STOP_FAILED),
     ],
 )
-@pytest.mark.parametrize("ended", SOMETHING_LEFT)
-def test_stopping_an_engine(ended: Ended, seen: dict[str, Any], action: Action) -> None:
-    assert planned(Status.STOPPING, ended, **seen) is action
+@pytest.mark.parametrize("remains", SOMETHING_LEFT)
+def test_stopping_an_engine(remains: Remains, seen: dict[str, Any], action: Action) -> None:
+    assert planned(Status.STOPPING, remains, **seen) is action
 
 
 @pytest.mark.parametrize("seen", [{}, {"busy": True}, {"terminated_at": NOW - 1e6}])
-@pytest.mark.parametrize("ended", NOTHING_LEFT)
-def test_what_is_gone_is_stopped_however_long_it_took(ended: Ended, seen: dict[str, Any]) -> None:
-    assert planned(Status.STOPPING, ended, **seen) is Action.MARK_STOPPED
+@pytest.mark.parametrize("remains", NOTHING_LEFT)
+def test_what_is_gone_is_stopped_however_long_it_took(
+    remains: Remains, seen: dict[str, Any]
+) -> None:
+    assert planned(Status.STOPPING, remains, **seen) is Action.MARK_STOPPED
 
 
 # all of it at once
@@ -172,7 +174,7 @@ def test_what_is_gone_is_stopped_however_long_it_took(ended: Ended, seen: dict[s
 _TIMES = st.none() | st.floats(0.0, 2 * NOW)
 _SEEN = st.builds(
     Observation,
-    ended=st.sampled_from(Ended),
+    remains=st.sampled_from(Remains),
     ready=st.booleans(),
     busy=st.booleans(),
     stop_begun_at=_TIMES,
@@ -191,20 +193,20 @@ def test_a_plan_is_total_and_the_same_each_time(record: Any, seen: Observation) 
 @given(_RECORDS, _SEEN)
 def test_nothing_is_spawned_where_something_was(record: Any, seen: Observation) -> None:
     if plan(record, seen, NOW, PATIENCE) is Action.SPAWN:
-        assert seen.ended is NOT_SPAWNED
+        assert seen.remains is NOT_SPAWNED
         assert record.desired is Desired.RUNNING
 
 
 @given(_RECORDS, _SEEN)
 def test_stopped_is_written_only_when_nothing_is_left(record: Any, seen: Observation) -> None:
     if plan(record, seen, NOW, PATIENCE) is Action.MARK_STOPPED:
-        assert seen.ended in NOTHING_LEFT
+        assert seen.remains in NOTHING_LEFT
 
 
 @given(_RECORDS, _SEEN)
 def test_a_crash_is_written_only_when_nothing_is_left(record: Any, seen: Observation) -> None:
     if plan(record, seen, NOW, PATIENCE) is Action.MARK_CRASHED:
-        assert seen.ended in NOTHING_LEFT
+        assert seen.remains in NOTHING_LEFT
 
 
 @given(_SEEN)
@@ -214,7 +216,7 @@ def test_without_a_record_nothing_is_ever_done(seen: Observation) -> None:
 
 @given(_RECORDS, _SEEN)
 def test_a_healthy_wanted_engine_is_never_ended(record: Any, seen: Observation) -> None:
-    serves = record.serving and seen.ended is ALIVE
+    serves = record.serving and seen.remains is ALIVE
     if serves:
         assert plan(record, seen, NOW, PATIENCE) is WAIT
 
@@ -239,7 +241,7 @@ def test_what_a_plan_writes_is_an_arrow_of_the_diagram(record: Any, seen: Observ
 @given(_RECORDS, _SEEN)
 def test_nothing_is_killed_that_was_not_asked_to_end(record: Any, seen: Observation) -> None:
     if plan(record, seen, NOW, PATIENCE) is KILL:
-        assert seen.ended is LEFTOVERS or seen.terminated_at is not None
+        assert seen.remains is LEFTOVERS or seen.terminated_at is not None
 
 
 @given(_RECORDS, _SEEN)
@@ -263,25 +265,27 @@ def lived(record: Instance, seen: Observation, *, obeys: bool) -> Instance:
     for second in range(200):
         now = NOW + second
         action = plan(record, seen, now, PATIENCE)
-        record = record.moved_to(_BECOMES.get(action, record.status))
+        becomes = _BECOMES.get(action, record.status)
+        assert becomes is record.status or becomes in may_become(record.status)
+        record = replace(record, status=becomes)
         if action is Action.BEGIN_STOP:
             seen = replace(seen, stop_begun_at=now)
         elif action is Action.TERMINATE:
-            seen = replace(seen, terminated_at=now, ended=ENDING if obeys else seen.ended)
-        elif action is KILL or (seen.ended is ENDING and obeys):
-            seen = replace(seen, ended=GONE)
+            seen = replace(seen, terminated_at=now, remains=ENDING if obeys else seen.remains)
+        elif action is KILL or (seen.remains is ENDING and obeys):
+            seen = replace(seen, remains=GONE)
     return record
 
 
 @pytest.mark.parametrize("obeys", [True, False])
 @pytest.mark.parametrize("busy", [True, False])
-@pytest.mark.parametrize("ended", Ended)
+@pytest.mark.parametrize("remains", Remains)
 @pytest.mark.parametrize("status", set(Status) - {Status.STOPPED, Status.STOP_FAILED})
 def test_whatever_is_asked_to_stop_is_stopped_in_the_end(
-    status: Status, ended: Ended, busy: bool, obeys: bool
+    status: Status, remains: Remains, busy: bool, obeys: bool
 ) -> None:
     record = an_instance(status=status, desired=Desired.STOPPED)
-    after = lived(record, Observation(ended=ended, busy=busy), obeys=obeys)
+    after = lived(record, Observation(remains=remains, busy=busy), obeys=obeys)
     assert after.status is Status.STOPPED
 
 
@@ -295,17 +299,17 @@ def test_whatever_is_asked_to_stop_is_stopped_in_the_end(
 )
 def test_an_idle_stop_asks_the_engine_first(busy: bool | None, action: Action) -> None:
     record = an_instance(status=Status.RUNNING, desired=Desired.STOPPED, stop_by="idle")
-    seen = Observation(ended=Ended.ALIVE, busy=busy)
+    seen = Observation(remains=Remains.ALIVE, busy=busy)
     assert plan(record, seen, NOW, PATIENCE) is action
 
 
 def test_an_idle_stop_waits_for_a_request_however_long_it_takes() -> None:
     record = an_instance(status=Status.STOPPING, desired=Desired.STOPPED, stop_by="idle")
-    seen = Observation(ended=Ended.ALIVE, busy=True, stop_begun_at=NOW - 86_400)
+    seen = Observation(remains=Remains.ALIVE, busy=True, stop_begun_at=NOW - 86_400)
     assert plan(record, seen, NOW, PATIENCE) is Action.WAIT
 
 
 def test_a_shim_that_never_ends_its_clearing_up_is_helped() -> None:
     record = an_instance(status=Status.RUNNING)
-    seen = Observation(ended=Ended.ENDING, ending_since=NOW - 3_600)
+    seen = Observation(remains=Remains.ENDING, ending_since=NOW - 3_600)
     assert plan(record, seen, NOW, PATIENCE) is Action.KILL

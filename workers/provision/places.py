@@ -29,11 +29,13 @@ class Places:
         Raises:
             UsageError: ENGINE_PIP_ARGS has a quote that is not closed.
         """
+        dotenv = ROOT / ".env"
+        asked = environ.get("ENGINE_PIP_ARGS") or from_dotenv("ENGINE_PIP_ARGS", dotenv)
         try:
-            pip_words = tuple(shlex.split(environ.get("ENGINE_PIP_ARGS", "")))
+            pip_words = tuple(shlex.split(asked))
         except ValueError as error:
             raise UsageError(f"ENGINE_PIP_ARGS cannot be split into words: {error}") from error
-        models = environ.get("MODELS_DIR") or from_dotenv("MODELS_DIR", ROOT / ".env")
+        models = environ.get("MODELS_DIR") or from_dotenv("MODELS_DIR", dotenv)
         return cls(
             engines=ROOT / ".engines",
             models=ROOT / Path(models or ".models").expanduser(),
