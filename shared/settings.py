@@ -1,7 +1,7 @@
 """Everything an operator may tune, read once from the environment and `.env`.
 
-The one place that decides by `os.environ`. Every fault is reported at once, with the variable's name, what
-was wrong and what would be right. `python -m shared.settings` prints env.example.
+The one place that decides by `os.environ`. Every fault is reported at once, with the variable's
+name, what was wrong and what would be right. `python -m shared.settings` prints env.example.
 """
 
 from __future__ import annotations

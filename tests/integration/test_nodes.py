@@ -58,7 +58,7 @@ def test_flowers_history_says_what_ran_where(own_fleet: LocalFleet) -> None:
         history = own_fleet.http.get(f"{flower}/tasks/datatable?{query}", timeout=10).json()
         return {(task["args"], task["worker"]) for task in history["data"] if task["worker"]}
 
-    wanted = {(f"('{r['instance_id']}',)", f"worker@{r['node']}") for r in records}
+    wanted = {(f"['{r['instance_id']}']", f"worker@{r['node']}") for r in records}
     assert until(lambda: wanted <= ran(), 15), ran()
 
 
