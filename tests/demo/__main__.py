@@ -86,7 +86,11 @@ def _watch_start(fleet: Fleet, instance: str, screen: Screen) -> None:
     until(settled, _START_S)
     screen.progress_done()
     if record["status"] != "running":
-        raise DemoFailed(f"instance is {record['status']}: {record['reason']} {record['advice']}")
+        lines = record["last_log"]
+        log = "\n".join(lines) if isinstance(lines, list) else ""
+        raise DemoFailed(
+            f"instance is {record['status']}: {record['reason']} {record['advice']}\n{log}"
+        )
 
 
 def _chat(fleet: Fleet, instance: str, screen: Screen) -> None:
