@@ -88,6 +88,21 @@ def test_a_port_with_ended_connections_only_is_released(bound: socket.socket) ->
     assert (is_free(HOST, port), is_released(HOST, port)) == (False, True)
 
 
+def test_a_port_with_ended_connections_only_is_chosen_last(bound: socket.socket) -> None:
+    bound.listen()
+    lingering = port_of(bound)
+    with socket.create_connection((HOST, lingering)) as client:
+        accepted, _ = bound.accept()
+        accepted.close()
+        client.recv(1)
+    bound.close()
+    with socket.socket() as other:
+        other.bind((HOST, 0))
+        free = port_of(other)
+    assert choose_port(HOST, [lingering, free], set()) == free
+    assert choose_port(HOST, [lingering], set()) == lingering
+
+
 def test_the_first_free_port_is_chosen(bound: socket.socket) -> None:
     held = port_of(bound)
     with socket.socket() as other:
