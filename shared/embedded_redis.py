@@ -6,6 +6,7 @@ in a folder that nobody but its owner can enter. Data is kept in RUN_DIR between
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import sys
@@ -24,6 +25,8 @@ def main() -> None:
     data = settings.run_dir / "redis"
     for folder in (data, socket.parent):
         _private_folder(folder)
+    if not _hold(data / "lock"):
+        sys.exit(f"a Redis already runs on RUN_DIR={settings.run_dir}; give each fleet its own")
     program = server_program()
     os.execv(  # noqa: S606 - no shell wanted: this process becomes the server
         program,
@@ -34,6 +37,17 @@ def main() -> None:
             "--unixsocket", str(socket),
         ],
     )  # fmt: skip
+
+
+def _hold(path: Path) -> bool:
+    """Hold a lock until this process, which becomes redis-server, ends: two would share a file."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    os.set_inheritable(descriptor, True)  # noqa: FBT003 - os has no keyword for it
+    return True
 
 
 def server_program() -> Path:

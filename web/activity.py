@@ -11,9 +11,7 @@ import threading
 from collections import Counter
 
 from shared.errors import StoreUnavailable
-from shared.store import Store
-
-_INTERVAL_S = 1.0
+from shared.store import USE_REPORT_S, Store
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +64,7 @@ class Activity:
             raise
 
     def _run(self) -> None:
-        while not self._closed.wait(_INTERVAL_S):
+        while not self._closed.wait(USE_REPORT_S):
             try:
                 self.report()
             except StoreUnavailable as error:

@@ -150,5 +150,6 @@ class Exchange:
         # Only the engine's side is ready: there is data, its end or an error to receive.
 
     def _answers_already(self) -> bool:
-        readable, _, _ = select.select([self._socket], [], [], 0)
-        return bool(readable)
+        poll = select.poll()  # select() ends at descriptor 1023
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))

@@ -139,7 +139,7 @@ def _refusal(instance: Instance) -> NotFound | InstanceNotReady:
             f"instance {name} is {status}{_stage(instance)}", retry_after_s=_LOADING_RETRY_S
         )
     if instance.stop_by == BY_IDLE and instance.status is Status.RUNNING:
-        # The node asks the engine first; if a request runs in it, it goes on.
+        # It goes on if a request turns out to run in it.
         return InstanceNotReady(f"instance {name} is about to stop as idle", retry_after_s=1)
     if instance.desired is Desired.STOPPED:
         return InstanceNotReady(f"instance {name} is {status}", retry_after_s=None)

@@ -46,7 +46,6 @@ class Actions:
             Action.SPAWN: self._spawn,
             Action.ADOPT: self._adopt,
             Action.MARK_RUNNING: self._mark_running,
-            Action.WITHDRAW_STOP: self._withdraw_stop,
             Action.BEGIN_STOP: self._begin_stop,
             Action.TERMINATE: self._terminate,
             Action.KILL: self._kill,
@@ -121,9 +120,6 @@ class Actions:
 
     def _mark_running(self, record: Instance, engine: Engine, _: Observation) -> None:
         self.write(record, Status.RUNNING, reason="", stage="", progress=None, **_process(engine))
-
-    def _withdraw_stop(self, record: Instance, _engine: Engine, _: Observation) -> None:
-        self.store.withdraw_stop(record.instance_id, record.generation)
 
     def _begin_stop(self, record: Instance, engine: Engine, _: Observation) -> None:
         noted = (engine.stop_note or {}).get("reason", "its worker was stopped")

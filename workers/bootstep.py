@@ -14,6 +14,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from celery import bootsteps
+from celery.signals import worker_shutting_down
 
 from shared.errors import Conflict, StoreUnavailable
 from shared.settings import Settings
@@ -23,6 +24,7 @@ from workers.supervisor import BUSY_PASS_S, Superseded, Supervisor
 from workers.waker import Waker
 
 _STORE_PAUSE_S = 1.0  # between tries while Redis does not answer
+_CELERY_ENDS_S = 15.0  # after the supervisor has
 _VERIFY_S = 15.0  # after SIGTERM's patience: SIGKILL, and seeing that nothing is left
 
 log = logging.getLogger(__name__)
@@ -42,14 +44,25 @@ class SupervisorThread:
         """Begin to look after the node."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End it, and the engines unless KEEP_ENGINES; blocks until they are gone."""
+    def begin_stop(self) -> None:
+        """Begin to end it, and the engines unless KEEP_ENGINES; returns at once."""
         self._stopping.set()
         self._waker.ring()
+
+    def stop(self) -> None:
+        """End it as `begin_stop` does; blocks until the engines are gone."""
+        self.begin_stop()
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
+        self._look_after_the_node()
+        # Celery may hang in its own heartbeat while Redis is frozen, and never end by itself.
+        last_resort = threading.Timer(_CELERY_ENDS_S, os._exit, args=(1,))
+        last_resort.daemon = True
+        last_resort.start()
+
+    def _look_after_the_node(self) -> None:
         try:
             supervisor = Supervisor(self._settings, self._store, list_gpus())
             self._supervise(supervisor)
@@ -132,7 +145,13 @@ class SupervisorStep(bootsteps.StartStopStep):
         # Celery would end the engines and start itself anew by a path that is not a program.
         signal.signal(signal.SIGHUP, lambda *_: None)  # ignoring it would be inherited
         if self.thread is not None:
+            # Before this step's own turn to stop, which a frozen Redis can put off for minutes.
+            worker_shutting_down.connect(self._begin_stop)
             self.thread.start()
+
+    def _begin_stop(self, **_: object) -> None:
+        if self.thread is not None:
+            self.thread.begin_stop()
 
     def stop(self, _parent: object) -> None:
         """End at SIGTERM and at fatal errors."""

@@ -17,7 +17,7 @@ from contextlib import suppress
 from time import monotonic, time
 
 from shared.domain import params
-from shared.domain.instance import Desired, Exit, Instance, Status
+from shared.domain.instance import BY_IDLE, Desired, Exit, Instance, Status
 from shared.domain.reconcile import Observation, Remains
 from shared.settings import ROOT
 from workers import gpus, ports, probe, process_tree
@@ -53,6 +53,7 @@ class Engine:
         self._terminated_at: float | None = None
         self._tree_gone_at: float | None = None
         self._ending_since: float | None = None
+        self._idle_asked_at: float | None = None
         self._recorded: Identity | None = None  # the first process, as the record has it
 
     def resume(self, record: Instance, last_lines: list[str]) -> None:
@@ -93,6 +94,8 @@ class Engine:
         self._recorded = _recorded(record)
         if record.status is Status.STOPPING:
             self.begin_stop()  # its patience begins anew where another worker began the stop
+        by_idle = record.stop_by == BY_IDLE and record.status is Status.RUNNING
+        self._idle_asked_at = (self._idle_asked_at or monotonic()) if by_idle else None
         remains = self._remains(record)
         self._ending_since = (
             (self._ending_since or monotonic()) if remains is Remains.ENDING else None
@@ -104,6 +107,7 @@ class Engine:
             and self._is_ready(),
             exit=self._exit(),
             busy=self._is_busy(record) if remains is Remains.ALIVE else False,
+            idle_asked_at=self._idle_asked_at,
             ending_since=self._ending_since,
             told_to_stop=(self.stop_note or {}).get("outcome") == STOPPED,
             stop_begun_at=self._stop_begun_at,

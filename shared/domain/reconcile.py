@@ -30,6 +30,7 @@ class Observation:
     ready: bool = False  # answers, and lists our model name
     exit: Exit | None = None  # how the first process ended, once it has
     busy: bool | None = False  # requests run in it; None: not known yet
+    idle_asked_at: float | None = None  # when the idle sweep's stop was first seen
     ending_since: float | None = None  # since when its shim clears up
     stop_begun_at: float | None = None  # when it left the routing tables
     terminated_at: float | None = None  # when SIGTERM was sent
@@ -44,6 +45,7 @@ class Patience:
     start_stall: float  # without progress, before a start is given up
     drain: float  # for running requests, before SIGTERM
     stop: float  # after SIGTERM, before SIGKILL of the whole tree
+    use_report: float = 3.0  # for the web tier to say that it is in use after all
     verify: float = 10.0  # after SIGKILL: the kernel may need seconds to free GPU memory
 
 
@@ -54,7 +56,6 @@ class Action(StrEnum):
     SPAWN = "spawn"  # begin a start: choose a port, spawn the shim
     ADOPT = "adopt"  # write down what runs already: the record is older than the engine
     MARK_RUNNING = "mark_running"
-    WITHDRAW_STOP = "withdraw_stop"  # asked as idle, and a request runs: it goes on
     BEGIN_STOP = "begin_stop"  # write `stopping`; requests drain
     TERMINATE = "terminate"  # SIGTERM to the engine, by its shim
     KILL = "kill"  # SIGKILL to all that is left
@@ -90,27 +91,27 @@ _NOTHING_LEFT = frozenset({Remains.NOT_SPAWNED, Remains.GONE})
 def _plan_stop(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
     if record.status is Status.STOP_FAILED:
         return Action.MARK_STOPPED if seen.remains in _NOTHING_LEFT else Action.WAIT
-    by_idle = record.stop_by == BY_IDLE
     if record.status is not Status.STOPPING:
-        return _plan_idle_stop(seen) if by_idle else Action.BEGIN_STOP
+        by_idle = record.stop_by == BY_IDLE and record.status is Status.RUNNING
+        return _plan_idle_stop(seen, now, patience) if by_idle else Action.BEGIN_STOP
     if seen.remains in _NOTHING_LEFT:
         return Action.MARK_STOPPED
     if seen.terminated_at is None:
         waited = math.inf if seen.stop_begun_at is None else now - seen.stop_begun_at
-        overdue = waited > patience.drain and not by_idle  # what is in use never expires
-        return Action.TERMINATE if seen.busy is False or overdue else Action.WAIT
+        drained = seen.busy is False or waited > patience.drain
+        return Action.TERMINATE if drained else Action.WAIT
     if now - seen.terminated_at > patience.stop + patience.verify:
         return Action.MARK_STOP_FAILED
     return _wait_for_end(seen.terminated_at, now, patience)
 
 
-def _plan_idle_stop(seen: Observation) -> Action:
-    # A request that began in the second before the sweep was not reported yet.
-    if seen.remains is not Remains.ALIVE:
+def _plan_idle_stop(seen: Observation, now: float, patience: Patience) -> Action:
+    # No new request comes; of one that began just before, or in an outage of the store, the web
+    # tier is about to tell, and that takes the stop back.
+    if seen.remains is not Remains.ALIVE or seen.idle_asked_at is None:
         return Action.BEGIN_STOP
-    if seen.busy is None:
-        return Action.WAIT
-    return Action.WITHDRAW_STOP if seen.busy else Action.BEGIN_STOP
+    told_by_now = now - seen.idle_asked_at > patience.use_report
+    return Action.BEGIN_STOP if told_by_now else Action.WAIT
 
 
 _AT_REST = frozenset({Status.FAILED, Status.BACKOFF})

@@ -16,6 +16,7 @@ from shared.domain.node import Node
 from shared.errors import Conflict
 
 KEEP_ENDED_S = 86_400  # ended records, their events and logs: a day
+USE_REPORT_S = 1.0  # at most between a request's begin and the first touch for it
 LOG_LINES = 5_000  # per instance, newest kept
 EVENTS = 1_000  # per instance, newest kept
 
@@ -121,14 +122,12 @@ class Store(Protocol):
 
     # use
 
-    def withdraw_stop(self, instance_id: str, generation: int) -> bool:
-        """Set `desired` back to running, and the idle clock to now, of one that is not idle.
-
-        Holds only while it runs, the idle sweep asked, and the generation is as given.
-        """
-
     def touch(self, instance_ids: Collection[str]) -> None:
-        """Say that these instances are in use now."""
+        """Say that these instances are in use now.
+
+        Takes back what the idle sweep has asked of one that still runs: its use was not reported
+        yet. Each web process touches what it uses at least once in USE_REPORT_S.
+        """
 
     def stop_idle(self, *, node: str | None = None) -> list[Instance]:
         """Set `desired` to stopped for all that are due, of `node` or of all; return those.

@@ -134,37 +134,26 @@ class MemoryStore:
                 self._publish(record.instance_id)
             return True
 
-    def withdraw_stop(self, instance_id: str, generation: int) -> bool:
-        """Set `desired` back to running, and the idle clock to now, of one that is not idle."""
-        with self._lock:
-            record = self._instances.get(instance_id)
-            holds = record is not None and (
-                record.status is Status.RUNNING
-                and record.desired is Desired.STOPPED
-                and record.stop_by == BY_IDLE
-                and record.generation == generation
-            )
-            if record is None or not holds:
-                return False
-            self._instances[instance_id] = replace(
-                record,
-                desired=Desired.RUNNING,
-                stop_reason="",
-                stop_by="",
-                generation=generation + 1,
-                last_active=self._clock(),
-            )
-            self._event(instance_id, "worker", "desired=running", "a request runs in it")
-            return True
-
     def touch(self, instance_ids: Collection[str]) -> None:
         """Say that these instances are in use now."""
         with self._lock:
             for instance_id in instance_ids:
                 record = self._instances.get(instance_id)
-                if record and record.serving:
+                if record is None or record.status is not Status.RUNNING:
+                    continue
+                if record.desired is Desired.RUNNING:
                     touched = replace(record, last_active=self._clock())
                     self._instances[instance_id] = touched
+                elif record.stop_by == BY_IDLE:
+                    self._instances[instance_id] = replace(
+                        record,
+                        desired=Desired.RUNNING,
+                        stop_reason="",
+                        stop_by="",
+                        generation=record.generation + 1,
+                        last_active=self._clock(),
+                    )
+                    self._event(instance_id, "user", "desired=running", "it is in use")
 
     def stop_idle(self, *, node: str | None = None) -> list[Instance]:
         """Set `desired` to stopped for all that are due, of `node` or of all; return those."""

@@ -62,7 +62,6 @@ class RedisStore:
         self._create = self._script(scripts.CREATE)
         self._stop = self._script(scripts.STOP)
         self._apply = self._script(scripts.APPLY)
-        self._withdraw_stop = self._script(scripts.WITHDRAW_STOP)
         self._touch = self._script(scripts.TOUCH)
         self._stop_idle = self._script(scripts.STOP_IDLE)
 
@@ -171,11 +170,6 @@ class RedisStore:
                 *_flat(encode(change.fields)),
             )
         )
-
-    @_answering
-    def withdraw_stop(self, instance_id: str, generation: int) -> bool:
-        """Set `desired` back to running, and the idle clock to now, of one that is not idle."""
-        return bool(self._withdraw_stop(instance_id, generation))
 
     @_answering
     def touch(self, instance_ids: Collection[str]) -> None:

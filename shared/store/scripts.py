@@ -142,31 +142,22 @@ publish(id)
 return 1
 """
 
-WITHDRAW_STOP = """
--- ARGV: id, generation
-local key = instance_key(ARGV[1])
-local held = redis.call('HMGET', key, 'status', 'desired', 'stop_by', 'generation')
-if held[1] ~= 'running' or held[2] ~= 'stopped' or held[3] ~= 'idle' or held[4] ~= ARGV[2] then
-  return 0
-end
-local at = now()
-redis.call('HSET', key, 'desired', 'running', 'stop_reason', '', 'stop_by', '',
-  'last_active', number(at))
-redis.call('HINCRBY', key, 'generation', 1)
-schedule(ARGV[1], at)
-event(ARGV[1], at, 'worker', 'desired=running', 'a request runs in it')
-publish(ARGV[1])
-return 1
-"""
-
 TOUCH = """
 -- ARGV: ids
 local at = now()
 for _, id in ipairs(ARGV) do
-  local held = redis.call('HMGET', instance_key(id), 'status', 'desired')
-  if held[1] == 'running' and held[2] == 'running' then
-    redis.call('HSET', instance_key(id), 'last_active', number(at))
+  local key = instance_key(id)
+  local held = redis.call('HMGET', key, 'status', 'desired', 'stop_by')
+  local withdrawn = held[2] == 'stopped' and held[3] == 'idle'
+  if held[1] == 'running' and (held[2] == 'running' or withdrawn) then
+    redis.call('HSET', key, 'last_active', number(at))
     schedule(id, at)
+    if withdrawn then
+      redis.call('HSET', key, 'desired', 'running', 'stop_reason', '', 'stop_by', '')
+      redis.call('HINCRBY', key, 'generation', 1)
+      event(id, at, 'user', 'desired=running', 'it is in use')
+      publish(id)
+    end
   end
 end
 """

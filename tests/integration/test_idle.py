@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, time
 
+import pytest
 import redis
 import requests
 
@@ -55,6 +56,27 @@ def test_a_request_that_begins_at_the_last_moment_is_not_cut(own_fleet: LocalFle
     answer = own_fleet.call("POST", url, json=body)  # five seconds
     assert answer.text.rstrip().endswith("data: [DONE]")
     assert own_fleet.record(record["instance_id"])["status"] == "running"
+
+
+def test_a_request_that_no_metric_counts_is_not_cut_either(own_fleet: LocalFleet) -> None:
+    own_fleet.start_worker("one", DRAIN_TIMEOUT="1")
+    own_fleet.start_web()
+    own_fleet.env["IDLE_SWEEP_INTERVAL"] = "0.1"
+    own_fleet.start_beat()
+    record = own_fleet.create(timeout=2)
+    until(lambda: False, max(0.0, 1.85 - (time() - record["ready_at"])))
+    answer = own_fleet.call("GET", f"/proxy/{record['instance_id']}/silent?seconds=6")
+    assert answer.status_code == 200
+
+
+def test_a_hung_engine_that_nobody_uses_expires(own_fleet: LocalFleet) -> None:
+    own_fleet.start_worker("one", DRAIN_TIMEOUT="1")
+    own_fleet.start_web()
+    record = own_fleet.create(timeout=2, hang=True)
+    url = f"{own_fleet.base}/proxy/{record['instance_id']}/v1/completions"
+    with pytest.raises(requests.ReadTimeout):
+        requests.post(url, json={"model": "org/tiny", "prompt": "x"}, timeout=1)
+    assert own_fleet.becomes(record["instance_id"], "stopped", 25)
 
 
 def test_a_request_whose_use_was_never_reported_is_not_cut(own_fleet: LocalFleet) -> None:

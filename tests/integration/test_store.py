@@ -707,27 +707,27 @@ def idle_and_due(bench: Bench) -> Instance:
     return stopped
 
 
-def test_an_idle_stop_is_withdrawn_and_the_idle_clock_begins_anew(bench: Bench) -> None:
+def test_use_takes_an_idle_stop_back_and_the_idle_clock_begins_anew(bench: Bench) -> None:
     stopped = idle_and_due(bench)
-    assert bench.store.withdraw_stop("i1", stopped.generation)
-    kept = bench.store.get("i1")
-    assert kept
+    bench.store.touch(["i1"])
+    kept = bench.got("i1")
     assert (kept.desired, kept.generation) == (Desired.RUNNING, stopped.generation + 1)
     assert (kept.stop_reason, kept.stop_by) == ("", "")
     assert bench.store.stop_idle() == []
 
 
-def test_an_older_generation_withdraws_nothing(bench: Bench) -> None:
-    stopped = idle_and_due(bench)
-    assert not bench.store.withdraw_stop("i1", stopped.generation - 1)
+def test_use_does_not_take_back_what_a_user_asked_for(bench: Bench) -> None:
+    bench.running()
+    bench.store.stop("i1", reason="deleted", by="user")
+    bench.store.touch(["i1"])
+    assert bench.got("i1").desired is Desired.STOPPED
 
 
-def test_what_a_user_asked_for_is_not_withdrawn(bench: Bench) -> None:
-    bench.created()
-    bench.moved("i1", *PATHS[Status.RUNNING])
-    asked = bench.store.stop("i1", reason="deleted", by="user")
-    assert asked
-    assert not bench.store.withdraw_stop("i1", asked.generation)
+def test_use_does_not_take_back_a_stop_that_has_begun(bench: Bench) -> None:
+    idle_and_due(bench)
+    assert bench.store.apply(bench.a_change(status=Status.STOPPING, generation=2))
+    bench.store.touch(["i1"])
+    assert bench.got("i1").desired is Desired.STOPPED
 
 
 def test_a_user_takes_a_stop_over_from_the_idle_sweep(bench: Bench) -> None:
@@ -736,7 +736,8 @@ def test_a_user_takes_a_stop_over_from_the_idle_sweep(bench: Bench) -> None:
     assert asked
     assert (asked.stop_by, asked.stop_reason) == ("user", "deleted")
     assert asked.generation == stopped.generation + 1
-    assert not bench.store.withdraw_stop("i1", asked.generation)
+    bench.store.touch(["i1"])
+    assert bench.got("i1").desired is Desired.STOPPED
 
 
 # nodes
@@ -852,7 +853,6 @@ def test_two_listeners_hear_the_same(bench: Bench) -> None:
 
 
 CALLS: dict[str, Callable[[Store], object]] = {
-    "withdraw_stop": lambda store: store.withdraw_stop("i1", 1),
     "ping": lambda store: store.ping(),
     "now": lambda store: store.now(),
     "announce": lambda store: store.announce(a_node(), "worker"),

@@ -193,8 +193,9 @@ def test_a_worker_stopped_without_redis_ends_its_engines_and_the_next_one_says_s
     redis = one_node.redis_pid()
     os.kill(redis, signal.SIGSTOP)
     try:
-        one_node.processes[0].end()
-        assert processes_of(engine_folder(one_node, record)) == []
+        one_node.processes[0].popen.send_signal(signal.SIGTERM)
+        assert until(lambda: processes_of(engine_folder(one_node, record)) == [], 15)
+        one_node.processes[0].popen.wait(40)
     finally:
         os.kill(redis, signal.SIGCONT)
     one_node.start_worker("one")
@@ -313,3 +314,16 @@ def test_a_missing_engine_env_file_is_said_at_start(own_fleet: LocalFleet) -> No
     worker = own_fleet.start("one", [sys.executable, "-m", "workers"], settings)
     assert worker.popen.wait(20) != 0
     assert "ENGINE_ENV_FILE=/no/such.env: there is no such file" in worker.log.read_text()
+
+
+def test_a_second_embedded_redis_on_a_run_directory_refuses_to_start(
+    own_fleet: LocalFleet,
+) -> None:
+    command = [sys.executable, "-m", "shared.embedded_redis"]
+    settings = {"REDIS_URL": "", "RUN_DIR": str(own_fleet.folder / "shared-run")}
+    first = own_fleet.start("redis", command, settings)
+    assert until(lambda: "ready to accept" in first.log.read_text(), 10)
+    second = own_fleet.start("redis", command, settings)
+    assert second.popen.wait(10) != 0
+    assert "a Redis already runs" in second.log.read_text()
+    assert first.popen.poll() is None

@@ -290,23 +290,20 @@ def test_whatever_is_asked_to_stop_is_stopped_in_the_end(
 
 
 @pytest.mark.parametrize(
-    ("busy", "action"),
-    [
-        (None, Action.WAIT),
-        (True, Action.WITHDRAW_STOP),
-        (False, Action.BEGIN_STOP),
-    ],
+    ("asked_at", "action"), [(NOW - 2.9, Action.WAIT), (NOW - 3.1, Action.BEGIN_STOP)]
 )
-def test_an_idle_stop_asks_the_engine_first(busy: bool | None, action: Action) -> None:
+def test_an_idle_stop_waits_for_the_web_tier_to_tell_of_use(
+    asked_at: float, action: Action
+) -> None:
     record = an_instance(status=Status.RUNNING, desired=Desired.STOPPED, stop_by="idle")
-    seen = Observation(remains=Remains.ALIVE, busy=busy)
+    seen = Observation(remains=Remains.ALIVE, idle_asked_at=asked_at)
     assert plan(record, seen, NOW, PATIENCE) is action
 
 
-def test_an_idle_stop_waits_for_a_request_however_long_it_takes() -> None:
+def test_an_idle_stop_of_a_hung_engine_ends_it_all_the_same() -> None:
     record = an_instance(status=Status.STOPPING, desired=Desired.STOPPED, stop_by="idle")
-    seen = Observation(remains=Remains.ALIVE, busy=True, stop_begun_at=NOW - 86_400)
-    assert plan(record, seen, NOW, PATIENCE) is Action.WAIT
+    seen = Observation(remains=Remains.ALIVE, busy=True, stop_begun_at=NOW - 31)
+    assert plan(record, seen, NOW, PATIENCE) is Action.TERMINATE
 
 
 def test_a_shim_that_never_ends_its_clearing_up_is_helped() -> None:
