@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from shared.errors import InvalidRequest
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*\+?")
+_MAX_DEPTH = 64  # far from where Python's own JSON writer gives up
 _MAX_VALUE_CHARS = 16_384  # a chat template or a JSON object fits; a whole file does not
 
 _WHY_OWNED = {
@@ -80,6 +81,8 @@ def checked(params: Mapping[str, object], *, field: str) -> dict[str, object]:
         if name in result:
             raise InvalidRequest(f"{where}: given twice; `_` and `-` are the same", field=where)
         _refuse_owned(name, where)
+        if _is_deep(value):
+            raise InvalidRequest(f"{where}: nested deeper than {_MAX_DEPTH} levels", field=where)
         _refuse_unrenderable(value, where)
         if name == "served_model_name":
             _refuse_odd_names(value, where)
@@ -206,6 +209,18 @@ def _refuse_unrenderable(value: object, where: str) -> None:
         raise InvalidRequest(
             f"{where}: {len(text)} characters; at most {_MAX_VALUE_CHARS} fit", field=where
         )
+
+
+def _is_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
 
 
 def _refuse_item(item: object, where: str) -> None:

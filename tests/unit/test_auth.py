@@ -141,3 +141,10 @@ def test_a_cross_site_request_of_a_browser_is_refused() -> None:
 @pytest.mark.parametrize("site", ["same-origin", "same-site", "none"])
 def test_a_browser_that_asks_for_itself_is_let_in(site: str) -> None:
     check(Sec_Fetch_Site=site)
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-Proto", "x-forwarded-port", "CF-Connecting-IP"])
+def test_any_header_of_a_forwarder_is_refused(name: str) -> None:
+    headers = Headers({"Host": "localhost", name: "x"})
+    with pytest.raises(Unauthorized, match="(?i)" + name):
+        check_local("127.0.0.1", headers, frozenset({"localhost"}))

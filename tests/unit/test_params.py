@@ -303,3 +303,12 @@ def test_what_is_accepted_begins_with_a_flag_of_its_own_in_every_word_that_could
     flags = [word.partition("=")[0] for word in render(accepted) if word.startswith("-")]
     known = {f"--{name.replace('_', '-')}" for name in params}
     assert set(flags) <= known | {flag.replace("--", "--no-", 1) for flag in known}
+
+
+@pytest.mark.parametrize("depth", [65, 970])
+def test_a_value_nested_too_deep_is_refused(depth: int) -> None:
+    value: object = 1
+    for _ in range(depth):
+        value = {"a": value}
+    with pytest.raises(InvalidRequest, match="nested deeper than 64 levels"):
+        checked({"hf_overrides": value}, field="params")
