@@ -2,6 +2,10 @@
 
 FleetError
 ├── InvalidRequest        the caller sent something wrong; names the field
+├── RequestTooLarge       the body is longer than is taken
+├── HeadersTooLarge       the headers are more, or longer, than are taken
+├── RequestTimeout        the caller stopped sending in the middle of its request
+├── NotSupported          HTTP that is right, and that the fleet does not do
 ├── Unauthorized          the caller may not do this
 ├── NotFound              no such thing
 ├── Conflict              the thing is not in a state for this
@@ -36,6 +40,22 @@ class InvalidRequest(FleetError):
         self.field = field
 
 
+class RequestTooLarge(FleetError):
+    """The body of a request is longer than is taken."""
+
+
+class HeadersTooLarge(FleetError):
+    """The headers of a request are more, or longer, than are taken."""
+
+
+class RequestTimeout(FleetError):
+    """The caller stopped sending in the middle of its request."""
+
+
+class NotSupported(FleetError):
+    """The request is right as HTTP, and asks for what the fleet does not do."""
+
+
 class Unauthorized(FleetError):
     """The caller may not do this; the message says what to do."""
 
@@ -66,7 +86,7 @@ class InstanceNotReady(FleetError):
 
 
 class EngineError(FleetError):
-    """Something between the proxy and an engine went wrong."""
+    """Something between the proxy and an engine went wrong; its answer cannot be passed on."""
 
 
 class EngineUnreachable(EngineError):

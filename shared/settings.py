@@ -175,6 +175,26 @@ class Settings:
         "PROXY_IDLE_TIMEOUT", _seconds, "300",
         unit="seconds", doc="silence in the middle of an answer",
     )  # fmt: skip
+    proxy_max_body: int = _setting(
+        "PROXY_MAX_BODY", _whole(0, 2**40), "67108864",
+        unit="bytes", doc="longest body of a request to an engine; a longer one is answered 413",
+    )  # fmt: skip
+    proxy_header_timeout_s: float = _setting(
+        "PROXY_HEADER_TIMEOUT", _interval, "30",
+        unit="seconds", doc="from the first byte of a request to the end of its headers",
+    )  # fmt: skip
+    proxy_body_timeout_s: float = _setting(
+        "PROXY_BODY_TIMEOUT", _interval, "60",
+        unit="seconds", doc="without a byte of a request's body, answered 408",
+    )  # fmt: skip
+    proxy_max_header_bytes: int = _setting(
+        "PROXY_MAX_HEADER_BYTES", _whole(1024, 2**24), "65536",
+        unit="bytes", doc="all headers of a request together; more is answered 431",
+    )  # fmt: skip
+    proxy_max_headers: int = _setting(
+        "PROXY_MAX_HEADERS", _whole(8, 32768), "100",
+        unit="headers", doc="of a request; more is answered 431",
+    )  # fmt: skip
 
     redis_url: str = _setting(
         "REDIS_URL", _redis_url, None,

@@ -16,10 +16,11 @@ from shared.store import Store
 from web import health
 from web.activity import Activity
 from web.auth import add_auth
+from web.connection import ClosingConnections
 from web.errors import add_error_handlers
 from web.exchange import Patience
 from web.instances import Instances
-from web.proxy import Proxy
+from web.proxy import Limits, Proxy
 from web.routing import RoutingTable
 
 
@@ -48,8 +49,15 @@ def create_app(
         connect=settings.proxy_connect_timeout_s,
         first_byte=settings.proxy_first_byte_timeout_s,
         idle=settings.proxy_idle_timeout_s,
+        body=settings.proxy_body_timeout_s,
     )
-    Proxy(table, activity, patience).add_to(app)
+    limits = Limits(
+        body=settings.proxy_max_body,
+        header_bytes=settings.proxy_max_header_bytes,
+        headers=settings.proxy_max_headers,
+    )
+    Proxy(table, activity, patience, limits).add_to(app)
+    app.wsgi_app = ClosingConnections(app.wsgi_app)  # type: ignore[method-assign]
     return app
 
 

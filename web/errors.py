@@ -11,11 +11,16 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from shared import errors
+from web.connection import close_after
 
 log = logging.getLogger(__name__)
 
 _STATUS: dict[type[errors.FleetError], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
+    errors.RequestTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.HeadersTooLarge: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    errors.RequestTimeout: HTTPStatus.REQUEST_TIMEOUT,
+    errors.NotSupported: HTTPStatus.NOT_IMPLEMENTED,
     errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
@@ -38,10 +43,17 @@ def status_of(error: errors.FleetError) -> HTTPStatus:
     return HTTPStatus.INTERNAL_SERVER_ERROR
 
 
+def error_object(
+    status: int, message: str, *, code: str, field: str | None = None
+) -> dict[str, str | None]:
+    """Return what stands below `error` in the OpenAI API."""
+    kind = "invalid_request_error" if status in _CLIENT_ERRORS else "server_error"
+    return {"message": message, "type": kind, "param": field, "code": code}
+
+
 def error_body(status: int, message: str, *, code: str, field: str | None = None) -> bytes:
     """Return the JSON of an error in the shape of the OpenAI API, ending in a newline."""
-    kind = "invalid_request_error" if status in _CLIENT_ERRORS else "server_error"
-    error = {"message": message, "type": kind, "param": field, "code": code}
+    error = error_object(status, message, code=code, field=field)
     return json.dumps({"error": error}).encode() + b"\n"
 
 
@@ -82,9 +94,8 @@ def _http_error(error: HTTPException) -> Response:
 def _malformed_body(error: ParseException) -> Response:
     # gunicorn reads a chunked body only when the view does, so its complaint comes up here.
     body = f"body: malformed chunks: {error}"
-    response = _response(HTTPStatus.BAD_REQUEST, body, code="invalid_request")
-    response.headers["Connection"] = "close"  # where the next request begins is not known
-    return response
+    close_after(request.environ)  # where the next request begins is not known
+    return _response(HTTPStatus.BAD_REQUEST, body, code="invalid_request")
 
 
 def _bug(error: Exception) -> Response:

@@ -8,6 +8,7 @@ from flask import Blueprint, Response, jsonify
 
 from shared.errors import StoreUnavailable
 from shared.store import Store
+from web.errors import error_object
 
 
 def blueprint(store: Store) -> Blueprint:
@@ -22,8 +23,12 @@ def blueprint(store: Store) -> Blueprint:
     def readyz() -> tuple[Response, int]:
         checks = _checks(store)
         ready = all(check == "ok" for check in checks.values())
-        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return jsonify(status="ok" if ready else "not ready", **checks), status
+        if ready:
+            return jsonify(status="ok", **checks), HTTPStatus.OK
+        faults = "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+        error = error_object(status, f"not ready: {faults}", code="not_ready")
+        return jsonify(status="not ready", **checks, error=error), status
 
     return routes
 

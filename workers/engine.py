@@ -16,6 +16,7 @@ from concurrent.futures import Executor, Future
 from contextlib import suppress
 from time import monotonic, time
 
+from shared.address import authority
 from shared.domain import params
 from shared.domain.instance import BY_IDLE, Desired, Exit, Instance, Status
 from shared.domain.reconcile import Observation, Remains
@@ -282,7 +283,6 @@ def launch_of(
     record: Instance, *, command: list[str], env: dict[str, str], stop_timeout_s: float
 ) -> dict[str, object]:
     """Return what launch.json says of `record`, whose host, port and key are chosen."""
-    host = f"[{record.host}]" if ":" in record.host else record.host
     return {
         "instance_id": record.instance_id,
         "generation": record.generation,
@@ -290,7 +290,7 @@ def launch_of(
         "env": env,
         "host": record.host,
         "port": record.port,
-        "url": f"http://{host}:{record.port}",
+        "url": f"http://{authority(record.host, record.port)}",
         "key": record.engine_key,
         "names": list(params.served_names(record.model_name, record.params)),
         "stop_timeout_s": stop_timeout_s,

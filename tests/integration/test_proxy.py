@@ -48,7 +48,11 @@ class Engine:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with local_fleet(tmp_path_factory.mktemp("proxy")) as fleet:
         fleet.start_worker("one")
-        fleet.start_web(PROXY_FIRST_BYTE_TIMEOUT="4", PROXY_IDLE_TIMEOUT="4")
+        fleet.start_web(
+            PROXY_FIRST_BYTE_TIMEOUT="4",
+            PROXY_IDLE_TIMEOUT="4",
+            PROXY_MAX_BODY=str(256 * _MIB),
+        )
         yield Engine(fleet, fleet.create())
 
 
