@@ -11,6 +11,31 @@ from web.relay.request import PlainRequest
 from web.routing import RoutingTable
 
 
+class Grant:
+    """A request that may go to an instance, as long as nothing it was decided upon has changed."""
+
+    __slots__ = ("_instance", "_keys", "_request", "_until", "head")
+
+    def __init__(
+        self, request: PlainRequest, instance: Instance, keys: object, until: float
+    ) -> None:
+        """Hold until the monotonic time `until`, while `keys` are the fleet's keys."""
+        self._request = request
+        self._instance = instance
+        self._keys = keys
+        self._until = until
+        self.head = engine_head(request, instance)
+
+    def holds(self, request: PlainRequest, instance: Instance, keys: object, now: float) -> bool:
+        """Return whether it holds for this request as well."""
+        return (
+            request is self._request
+            and instance is self._instance
+            and keys is self._keys
+            and now < self._until
+        )
+
+
 class Admission:
     """Decides from what this process knows; asks nobody."""
 
@@ -18,7 +43,7 @@ class Admission:
         self, table: RoutingTable, keys: KeyTable, paths: EnginePaths, own_names: frozenset[str]
     ) -> None:
         """Decide by these; `own_names` are this machine's, as the loopback rule has them."""
-        self._table = table
+        self.instance_of = table.serving
         self._keys = keys
         self._paths = paths
         self._own_names = own_names

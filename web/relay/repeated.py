@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 _LENGTH_LINE = re.compile(
     rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*(?=\r\n|\Z)", re.IGNORECASE
@@ -11,7 +10,6 @@ _LENGTH_LINE = re.compile(
 _MAX_DIGITS = 15
 
 
-@dataclass(frozen=True, slots=True)
 class Repeated:
     """A head to recognise again when nothing but the digits of its Content-Length differ.
 
@@ -19,25 +17,23 @@ class Repeated:
     that reading a head again is two comparisons.
     """
 
-    before: bytes
-    after: bytes
-    has_length: bool
+    __slots__ = ("_after", "_before", "_end", "_is_counted", "_start")
 
-    @classmethod
-    def of(cls, head: bytes) -> Repeated:
-        """Return how to recognise `head`."""
+    def __init__(self, head: bytes) -> None:
+        """Remember `head`."""
         found = _LENGTH_LINE.search(head)
-        if found is None:
-            return cls(head, b"", has_length=False)
-        return cls(head[: found.start(1)], head[found.end(1) :], has_length=True)
+        self._is_counted = found is not None
+        self._before = head if found is None else head[: found.start(1)]
+        self._after = b"" if found is None else head[found.end(1) :]
+        self._start = len(self._before)
+        self._end = len(self._after)
 
     def length_in(self, head: bytes) -> int | None:
         """Return the Content-Length in `head` if it is the same head, 0 for none; else None."""
-        before, after = self.before, self.after
-        if not self.has_length:
-            return 0 if head == before else None
-        if head.startswith(before) and head.endswith(after):
-            digits = head[len(before) : len(head) - len(after)]
+        if not self._is_counted:
+            return 0 if head == self._before else None
+        if head.startswith(self._before) and head.endswith(self._after):
+            digits = head[self._start : len(head) - self._end]
             if digits.isdigit() and len(digits) <= _MAX_DIGITS:
                 return int(digits)
         return None
