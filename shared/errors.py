@@ -2,7 +2,8 @@
 
 FleetError
 ├── InvalidRequest        the caller sent something wrong; names the field
-├── Unauthorized          the caller may not do this
+├── Unauthorized          nobody knows who the caller is
+├── Forbidden             the caller is known and may not do this
 ├── NotFound              no such thing
 ├── Conflict              the thing is not in a state for this
 ├── NoCapacity            nothing has room now
@@ -37,7 +38,11 @@ class InvalidRequest(FleetError):
 
 
 class Unauthorized(FleetError):
-    """The caller may not do this; the message says what to do."""
+    """Nobody knows who the caller is; the message says what to do."""
+
+
+class Forbidden(FleetError):
+    """The caller is known and may not do this; the message says what it would take."""
 
 
 class NotFound(FleetError):

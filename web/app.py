@@ -15,10 +15,12 @@ from shared.settings import Settings
 from shared.store import Store
 from web import health
 from web.activity import Activity
-from web.auth import add_auth
+from web.engine_paths import EnginePaths
 from web.errors import add_error_handlers
 from web.exchange import Patience
+from web.gate import add_gate
 from web.instances import Instances
+from web.keys import KeyTable
 from web.proxy import Proxy
 from web.routing import RoutingTable
 
@@ -29,6 +31,7 @@ def create_app(
     store: Store,
     doorbells: Doorbells,
     table: RoutingTable,
+    keys: KeyTable,
     activity: Activity,
 ) -> Flask:
     """Return the web application.
@@ -39,7 +42,7 @@ def create_app(
     app = Flask("web", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # a redirect to a merged path would be built from Host
-    add_auth(app)
+    add_gate(app, keys, settings.app_port)
     add_error_handlers(app)
     base = base_params(settings)
     app.register_blueprint(Instances(settings, store, doorbells, table, base).blueprint())
@@ -49,7 +52,8 @@ def create_app(
         first_byte=settings.proxy_first_byte_timeout_s,
         idle=settings.proxy_idle_timeout_s,
     )
-    Proxy(table, activity, patience).add_to(app)
+    paths = EnginePaths(settings.proxy_allow_paths)
+    Proxy(table, activity, patience, paths).add_to(app)
     return app
 
 

@@ -1,11 +1,16 @@
-"""/healthz: this process lives. /readyz: it can do its work."""
+"""/healthz: this process lives. /readyz: it can do its work.
+
+Anybody may ask both. Which part is missing, and Redis's own words, are for admins: they tell where
+Redis is and when nobody looks.
+"""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, g, jsonify
 
+from shared.domain.key import Scope
 from shared.errors import StoreUnavailable
 from shared.store import Store
 
@@ -23,7 +28,8 @@ def blueprint(store: Store) -> Blueprint:
         checks = _checks(store)
         ready = all(check == "ok" for check in checks.values())
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return jsonify(status="ok" if ready else "not ready", **checks), status
+        shown = checks if g.principal and g.principal.scope is Scope.ADMIN else {}
+        return jsonify(status="ok" if ready else "not ready", **shown), status
 
     return routes
 

@@ -10,14 +10,16 @@ import logging
 from collections.abc import Iterable, Iterator
 
 import h11
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.datastructures import Headers
 from werkzeug.http import is_hop_by_hop_header
 from werkzeug.routing import BaseConverter, Rule
 
 from shared.domain.instance import Instance
 from web.activity import Activity
+from web.auth import authorize
 from web.caller import caller_socket
+from web.engine_paths import EnginePaths
 from web.exchange import AnswerBroken, CallerGone, Exchange, Patience
 from web.exchange import Headers as RawHeaders
 from web.routing import RoutingTable
@@ -41,10 +43,13 @@ log = logging.getLogger(__name__)
 class Proxy:
     """Moves requests and answers between callers and engines; chooses nothing."""
 
-    def __init__(self, table: RoutingTable, activity: Activity, patience: Patience) -> None:
+    def __init__(
+        self, table: RoutingTable, activity: Activity, patience: Patience, paths: EnginePaths
+    ) -> None:
         self._table = table
         self._activity = activity
         self._patience = patience
+        self._paths = paths
 
     def add_to(self, app: Flask) -> None:
         """Take all methods on all paths below /proxy/{id}."""
@@ -57,6 +62,10 @@ class Proxy:
     def view(self, instance_id: str, _: str = "") -> Response:
         """Forward this request to its engine and stream the answer back."""
         target = engine_target(_raw_target(), f"/proxy/{instance_id}")
+        path = target.partition("?")[0]
+        access = self._paths.access(path, request.method)
+        # Before `route`, whose refusals tell that there is such an instance and how it is.
+        authorize(g.principal, self._table.find(instance_id), access, path)
         instance = self._table.route(instance_id)
         self._activity.begin(instance_id)
         try:
