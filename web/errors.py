@@ -22,6 +22,7 @@ _STATUS: dict[type[errors.FleetError], HTTPStatus] = {
     errors.RequestTimeout: HTTPStatus.REQUEST_TIMEOUT,
     errors.NotSupported: HTTPStatus.NOT_IMPLEMENTED,
     errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.NoCapacity: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -74,6 +75,8 @@ def _fleet_error(error: errors.FleetError) -> Response:
         retry_after = error.retry_after_s
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
+    if status is HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 15.5.2
     return response
 
 

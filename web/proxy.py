@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import h11
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from gunicorn.http.body import Body
 from werkzeug.datastructures import Headers
 from werkzeug.http import is_hop_by_hop_header
@@ -21,8 +21,10 @@ from shared.address import authority
 from shared.domain.instance import Instance
 from shared.errors import HeadersTooLarge, InstanceNotReady, NotSupported
 from web.activity import Activity
+from web.auth import authorize
 from web.caller import caller_socket
 from web.connection import close_after
+from web.engine_paths import EnginePaths
 from web.errors import error_body
 from web.exchange import AnswerBroken, Exchange, Patience
 from web.exchange import Headers as RawHeaders
@@ -75,10 +77,16 @@ class Proxy:
     """Moves requests and answers between callers and engines; chooses nothing."""
 
     def __init__(
-        self, table: RoutingTable, activity: Activity, patience: Patience, limits: Limits
+        self,
+        table: RoutingTable,
+        activity: Activity,
+        paths: EnginePaths,
+        patience: Patience,
+        limits: Limits,
     ) -> None:
         self._table = table
         self._activity = activity
+        self._paths = paths
         self._patience = patience
         self._limits = limits
 
@@ -95,6 +103,10 @@ class Proxy:
     def view(self, instance_id: str, _: str = "") -> Response:
         """Forward this request to its engine and stream the answer back."""
         target = engine_target(_raw_target(), f"/proxy/{instance_id}")
+        path = target.partition("?")[0]
+        access = self._paths.access(path, request.method)
+        # Before `route`, whose refusals tell that there is such an instance and how it is.
+        authorize(g.principal, self._table.find(instance_id), access, path)
         instance = self._table.route(instance_id)
         _check_head(self._limits)
         upload = _upload(self._limits.body, self._patience.body)

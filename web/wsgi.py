@@ -13,6 +13,7 @@ from shared.settings import Settings
 from shared.store.redis import RedisStore, connect
 from web.activity import Activity
 from web.app import create_app
+from web.keys import KeyTable
 from web.routing import RoutingTable
 
 _BOOT_FAILED = 3  # gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR: the master ends instead of retrying
@@ -26,14 +27,15 @@ def _serve() -> Flask:
     )
     store = RedisStore(connect(settings.redis_url))
     doorbells = Doorbells(celery_app(settings, keep_results=False))
-    table, activity = RoutingTable(store), Activity(store)
+    table, activity, keys = RoutingTable(store), Activity(store), KeyTable(store)
     try:
         application = create_app(
-            settings, store=store, doorbells=doorbells, table=table, activity=activity
+            settings, store=store, doorbells=doorbells, table=table, keys=keys, activity=activity
         )
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(_BOOT_FAILED)
+    keys.start()
     table.start()
     activity.start()
     return application

@@ -29,6 +29,7 @@ UNIX_PATH_MAX = 107
         ("proxy_connect_timeout_s", 3.0),
         ("proxy_first_byte_timeout_s", 600.0),
         ("proxy_idle_timeout_s", 300.0),
+        ("proxy_allow_paths", ()),
         ("redis_url", f"unix://{ROOT}/.run/redis/redis.sock"),
         ("embedded_redis", True),
         ("node_address", "127.0.0.1"),
