@@ -136,14 +136,14 @@ def check_local(
             f"(ssh -L {port}:localhost:{port} this-machine)"
         )
 
-    if not _is_loopback(peer or ""):
+    if not is_loopback(peer or ""):
         raise refusal(f"request from {peer}")
     for name in _FORWARDING:
         if name in headers:
             raise refusal(f"request with the header {name}, from elsewhere")
     # A page of any site can make a browser on this machine ask; its Host or Origin tells.
     host = headers.get("Host", "")
-    if not _is_own(_host_name(host), own_names):
+    if not is_own_host(host, own_names):
         raise refusal(f"request for host {_host_name(host)!r}, not a name of this machine")
     # A page on another port of this machine is another program's: only our own may ask.
     origin = headers.get("Origin")
@@ -153,8 +153,10 @@ def check_local(
         raise refusal("request by a page of another site")
 
 
-def _is_own(host: str, own_names: frozenset[str]) -> bool:
-    return host in own_names or _is_loopback(host)
+def is_own_host(header: str, own_names: frozenset[str]) -> bool:
+    """Return whether a Host header names this machine."""
+    host = _host_name(header)
+    return host in own_names or is_loopback(host)
 
 
 def _host_name(host: str) -> str:
@@ -165,7 +167,8 @@ def _host_name(host: str) -> str:
     return (found["v6"] or found["name"]).lower()
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Return whether an address is this machine's own; False for what is no address."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

@@ -33,7 +33,9 @@ def blueprint(store: Store) -> Blueprint:
             return jsonify(status="ok", **shown), HTTPStatus.OK
         faults = "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
         status = HTTPStatus.SERVICE_UNAVAILABLE
-        error = error_object(status, f"not ready: {faults}" if shown else "not ready", code="not_ready")
+        error = error_object(
+            status, f"not ready: {faults}" if shown else "not ready", code="not_ready"
+        )
         return jsonify(status="not ready", **shown, error=error), status
 
     return routes

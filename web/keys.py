@@ -79,6 +79,11 @@ class KeyTable:
         """What is known of the fleet's keys."""
         return self._state
 
+    @property
+    def snapshot(self) -> object:
+        """What the answers are based upon; another object whenever keys were read again."""
+        return self._known
+
     def principal(self, token: bytes) -> Principal | None:
         """Return whose key `token` is; None if it is nobody's, has expired or was revoked.
 

@@ -62,12 +62,11 @@ class AnswerHead:
             )  # fmt: skip
         return b"%b\r\nX-Request-Id: %b%b\r\n\r\n" % (self.head, request_id, close)
 
-
     def for_tunnel(self, request_id: bytes) -> bytes:
         """Return the head of an answer that turns the connection into a WebSocket."""
-        return (
-            b"%b\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Request-Id: %b\r\n\r\n"
-            % (self.head, request_id)
+        return b"%b\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Request-Id: %b\r\n\r\n" % (
+            self.head,
+            request_id,
         )
 
 

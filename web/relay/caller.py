@@ -1,9 +1,9 @@
 """One caller's connection: reads heads, takes the plain ones the fast way, gives up the others.
 
-    HEAD ──▶ RELAYING ──▶ HEAD          an exchange with an engine, then the next request
-      │          ├──────▶ TUNNEL        a WebSocket, until either side ends
-      │          └──────▶ LINGERING     answered before its body was read: the rest is thrown away
-      └──▶ COLLECTING ──▶ gone          not plain: to a thread, once what a thread needs is here
+HEAD ──▶ RELAYING ──▶ HEAD          an exchange with an engine, then the next request
+  │          ├──────▶ TUNNEL        a WebSocket, until either side ends
+  │          └──────▶ LINGERING     answered before its body was read: the rest is thrown away
+  └──▶ COLLECTING ──▶ gone          not plain: to a thread, once what a thread needs is here
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from shared.domain.instance import Instance
 from shared.errors import EngineTimeout, EngineUnreachable, FleetError, RequestTimeout
 from web.errors import status_of
-from web.relay.admission import engine_head
+from web.relay.admission import Grant
 from web.relay.answer import AnswerHead, Body
 from web.relay.collecting import Collecting
 from web.relay.engine import HELD_BYTES, EngineConnection
@@ -42,8 +42,8 @@ class CallerConnection(asyncio.Protocol):
     """A caller's connection, from its first byte until it closes or a thread takes it over."""
 
     __slots__ = (
-        "_collecting", "_dialling", "_engine", "_instance_id", "_is_local", "_last", "_memo",
-        "_peer", "_relay", "_request_id", "_started", "_state", "_status", "_template", "_unread",
+        "_collecting", "_dialling", "_engine", "_grant", "_instance_id", "_is_local", "_last", "_memo",
+        "_peer", "_relay", "_request_id", "_started", "_state", "_status", "_unread",
         "_unsent", "deadline", "transport",
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ class CallerConnection(asyncio.Protocol):
         self._unread = unread
         self._state = _LINGERING if ending else _HEAD
         self._memo: tuple[Repeated, PlainRequest] | None = None
-        self._template: tuple[PlainRequest, Instance, bytes] | None = None
+        self._grant: Grant | None = None  # of the last request
         self._engine: EngineConnection | None = None
         self._dialling: asyncio.Task[None] | None = None
         self._collecting: Collecting | None = None
@@ -144,12 +144,16 @@ class CallerConnection(asyncio.Protocol):
                 self._give_up(data, end)
                 return
             request, length = found, found.length or 0
-            self._memo = Repeated.of(head), request
-        instance = self._relay.admission.admit(request, is_local=self._is_local)
-        if instance is None or length > self._relay.limits.max_body:
+            self._memo = Repeated(head), request
+        relay = self._relay
+        admitted = relay.admission.admit(
+            request, self._grant, relay.clock.now, is_local=self._is_local
+        )
+        if admitted is None or length > relay.limits.max_body:
             self._give_up(data, end)
             return
-        self._start(request, instance, length, data[end + 4 :])
+        instance, self._grant = admitted
+        self._start(request, instance, self._grant, length, data[end + 4 :])
 
     def _await_head(self, data: bytes) -> None:
         if not self._unread and data:  # from the first byte on; not again at each further one
@@ -161,7 +165,9 @@ class CallerConnection(asyncio.Protocol):
 
     # the fast way
 
-    def _start(self, request: PlainRequest, instance: Instance, length: int, body: bytes) -> None:
+    def _start(
+        self, request: PlainRequest, instance: Instance, grant: Grant, length: int, body: bytes
+    ) -> None:
         relay = self._relay
         self._state = _RELAYING
         self._unread = b""
@@ -179,7 +185,7 @@ class CallerConnection(asyncio.Protocol):
             relay.limits.body_timeout_s if self._unsent else relay.limits.first_byte_timeout_s
         )
         relay.activity.begin(instance.instance_id)
-        head = self._head_for(request, instance)
+        head = grant.head
         if request.length is None:
             message = b"%b\r\nX-Request-Id: %b\r\n\r\n" % (head, self._request_id)
         else:
@@ -196,20 +202,16 @@ class CallerConnection(asyncio.Protocol):
                 self.transport.pause_reading()  # there is nobody to pass it to yet
             self._dialling = relay.loop.create_task(self._dial(address, message))
 
-    def _head_for(self, request: PlainRequest, instance: Instance) -> bytes:
-        made = self._template
-        if made is not None and made[0] is request and made[1] is instance:
-            return made[2]
-        head = engine_head(request, instance)
-        self._template = request, instance, head
-        return head
-
     async def _dial(self, address: tuple[str, int], message: bytes) -> None:
         try:
             engine = await self._relay.dial(address)
         except (OSError, TimeoutError) as error:
             self._dialling = None
-            self.failed(EngineUnreachable(f"engine of {self._instance_id} takes no connection: {error or 'no answer in time'}"))
+            self.failed(
+                EngineUnreachable(
+                    f"engine of {self._instance_id} takes no connection: {error or 'no answer in time'}"
+                )
+            )
             return
         self._dialling = None
         self._engine = engine
@@ -347,9 +349,7 @@ class CallerConnection(asyncio.Protocol):
             part = "head" if self._state == _HEAD else "body"
             self._refuse(RequestTimeout(f"request: its {part} did not come in time"))
         elif self._state == _RELAYING and self._unsent and not self._engine_is_slow():
-            self.failed(
-                RequestTimeout(f"body: nothing came for {limits.body_timeout_s:g} s")
-            )
+            self.failed(RequestTimeout(f"body: nothing came for {limits.body_timeout_s:g} s"))
         elif self._state in (_RELAYING, _TUNNEL):
             self.failed(EngineTimeout(f"instance {self._instance_id}: its engine fell silent"))
         else:

@@ -110,7 +110,9 @@ class EngineConnection(asyncio.Protocol):
                 caller.pass_on(data)
         except (BadAnswer, BadChunks) as error:
             self.abort()
-            caller.failed(EngineUnreachable(f"{self._name} answered what cannot be passed on: {error}"))
+            caller.failed(
+                EngineUnreachable(f"{self._name} answered what cannot be passed on: {error}")
+            )
 
     def eof_received(self) -> None:
         """Let the transport close: an engine that ends its side has ended."""
@@ -188,7 +190,7 @@ class EngineConnection(asyncio.Protocol):
             if length is not None:
                 return self._memo[1], length
         answer = answer_head(head)
-        self._memo = Repeated.of(head), answer
+        self._memo = Repeated(head), answer
         return answer, answer.length
 
     def _receive_body(self, caller: CallerConnection, data: bytes) -> None:

@@ -25,6 +25,16 @@ GiveToThread = Callable[[socket.socket, bytes, object, bool], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the application shares with the relay of its process: `app.extensions["relay"]`."""
+
+    settings: Settings
+    admission: Admission
+    activity: Activity
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What callers and engines are held to: seconds and bytes."""
 

@@ -118,9 +118,7 @@ def _request(
         return None
     if not seen.get(b"host"):
         return None
-    given = [
-        key for key in (_bearer(seen.get(b"authorization")), seen.get(b"x-api-key")) if key
-    ]
+    given = [key for key in (_bearer(seen.get(b"authorization")), seen.get(b"x-api-key")) if key]
     if len(given) > 1:
         return None
     if content_type := seen.get(b"content-type"):

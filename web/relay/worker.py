@@ -16,7 +16,7 @@ import sys
 import uvloop
 
 from web.gunicorn_worker import JsonErrorWorker
-from web.relay.relay import TICK_S, Limits, Relay
+from web.relay.relay import TICK_S, Limits, Parts, Relay
 from web.relay.threads import Threads
 
 _LAST_REQUESTS_S = 2.0  # when it stops, for requests already on their way over idle connections
@@ -58,7 +58,7 @@ class RelayWorker(JsonErrorWorker):
             os._exit(0)
 
     async def _serve(self) -> None:
-        parts = self.wsgi.extensions["relay"]
+        parts: Parts = self.wsgi.extensions["relay"]
         self._relay = Relay(
             self._loop,
             parts.admission,
@@ -66,9 +66,7 @@ class RelayWorker(JsonErrorWorker):
             parts.metrics,
             Limits.of(parts.settings, keep_alive_s=self.cfg.keepalive),
         )
-        self._threads = Threads(
-            self._relay, self.tpool, self.cfg.threads, self.handle, self.cfg
-        )
+        self._threads = Threads(self._relay, self.tpool, self.cfg.threads, self.handle, self.cfg)
         self._relay.give_to_thread = self._threads.take
         while self.alive and self.is_parent_alive():
             self._tick()
