@@ -10,12 +10,13 @@ import logging
 from collections.abc import Iterable, Iterator
 
 import h11
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.datastructures import Headers
 from werkzeug.http import is_hop_by_hop_header
 from werkzeug.routing import BaseConverter, Rule
 
 from shared.domain.instance import Instance
+from web import request_id
 from web.activity import Activity
 from web.caller import caller_socket
 from web.exchange import AnswerBroken, CallerGone, Exchange, Patience
@@ -30,6 +31,7 @@ _NOT_FORWARDED = frozenset(
     {
         "host", "content-length", "expect",  # ours to say
         "authorization", "cookie", "x-api-key",  # the caller's secrets; the engine has its own key
+        "x-request-id",  # checked first: ours, or the caller's if it is fit to be passed on
         "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip",
     }
 )  # fmt: skip
@@ -136,6 +138,7 @@ def _request_headers(instance: Instance) -> RawHeaders:
     headers = [
         ("Host", f"{host}:{instance.port}"),
         ("Authorization", f"Bearer {instance.engine_key}"),
+        (request_id.HEADER, g.request_id),
         *_end_to_end(request.headers.items(), _NOT_FORWARDED),
     ]
     if request.content_length is not None:
