@@ -19,7 +19,9 @@ from web.auth import add_auth
 from web.errors import add_error_handlers
 from web.exchange import Patience
 from web.instances import Instances
+from web.metrics import Metrics, add_metrics
 from web.proxy import Proxy
+from web.request_id import add_request_ids
 from web.routing import RoutingTable
 
 
@@ -30,6 +32,7 @@ def create_app(
     doorbells: Doorbells,
     table: RoutingTable,
     activity: Activity,
+    metrics: Metrics,
 ) -> Flask:
     """Return the web application.
 
@@ -39,6 +42,7 @@ def create_app(
     app = Flask("web", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # a redirect to a merged path would be built from Host
+    add_request_ids(app)
     add_auth(app)
     add_error_handlers(app)
     base = base_params(settings)
@@ -50,6 +54,7 @@ def create_app(
         idle=settings.proxy_idle_timeout_s,
     )
     Proxy(table, activity, patience).add_to(app)
+    add_metrics(app, metrics)
     return app
 
 
