@@ -22,7 +22,11 @@ from web.exchange import Patience
 from web.gate import add_gate
 from web.instances import Instances
 from web.keys import KeyTable
+from web.metrics import Metrics, add_metrics
 from web.proxy import Limits, Proxy
+from web.relay.admission import Admission
+from web.relay.relay import Parts
+from web.request_id import add_request_ids
 from web.routing import RoutingTable
 
 
@@ -34,6 +38,7 @@ def create_app(
     table: RoutingTable,
     keys: KeyTable,
     activity: Activity,
+    metrics: Metrics,
 ) -> Flask:
     """Return the web application.
 
@@ -43,6 +48,7 @@ def create_app(
     app = Flask("web", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # a redirect to a merged path would be built from Host
+    add_request_ids(app)
     add_gate(app, keys, settings.app_port)
     add_error_handlers(app)
     base = base_params(settings)
@@ -61,7 +67,14 @@ def create_app(
     )
     paths = EnginePaths(settings.proxy_allow_paths)
     Proxy(table, activity, paths, patience, limits).add_to(app)
+    add_metrics(app, metrics)
     app.wsgi_app = ClosingConnections(app.wsgi_app)  # type: ignore[method-assign]
+    app.extensions["relay"] = Parts(
+        settings=settings,
+        admission=Admission(table, keys, paths),
+        activity=activity,
+        metrics=metrics,
+    )
     return app
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from dataclasses import dataclass
 
 from werkzeug.datastructures import Headers
@@ -120,7 +121,7 @@ def check_local(
     Args:
         peer: address at the other end of the connection.
         headers: of the request, looked up without regard to case.
-        own_names: names of this machine, in lower case, besides its loopback addresses.
+        own_names: of this machine, see `own_names`.
         port: where this web tier listens; for the advice.
         scheme: by which the request came, http or https.
 
@@ -151,6 +152,11 @@ def check_local(
         raise refusal(f"request by a page of {origin}")
     if headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         raise refusal("request by a page of another site")
+
+
+def own_names() -> frozenset[str]:
+    """Return the names of this machine, in lower case, besides its loopback addresses."""
+    return frozenset({"localhost", socket.gethostname().lower()})
 
 
 def is_own_host(header: str, own_names: frozenset[str]) -> bool:

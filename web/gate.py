@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 from flask import Flask, g, request
 
 from shared.errors import InvalidRequest, Unauthorized
-from web.auth import LOCAL, Principal, check_local, needs_admin, presented_token
+from web.auth import LOCAL, Principal, check_local, needs_admin, own_names, presented_token
 from web.keys import KeysState, KeyTable
 
 ALIVE = "health.healthz"
@@ -29,12 +28,12 @@ def add_gate(app: Flask, keys: KeyTable, port: int) -> None:
         keys: which keys there are.
         port: where the web tier listens; for the advice in refusals.
     """
-    own_names = frozenset({"localhost", socket.gethostname().lower()})
+    names = own_names()
 
     def who_asks() -> Principal:
         if keys.state is KeysState.OPEN:
             check_local(
-                request.remote_addr, request.headers, own_names, port=port, scheme=request.scheme
+                request.remote_addr, request.headers, names, port=port, scheme=request.scheme
             )
             return LOCAL
         authorization, api_key = map(request.headers.get, ("Authorization", "x-api-key"))

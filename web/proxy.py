@@ -20,6 +20,7 @@ from werkzeug.routing import BaseConverter, Rule
 from shared.address import authority
 from shared.domain.instance import Instance
 from shared.errors import HeadersTooLarge, InstanceNotReady, NotSupported
+from web import request_id
 from web.activity import Activity
 from web.auth import authorize
 from web.caller import caller_socket
@@ -44,6 +45,7 @@ _NOT_FORWARDED = frozenset(
     {
         "host", "content-length", "expect",  # ours to say
         "authorization", "cookie", "x-api-key",  # the caller's secrets; the engine has its own key
+        "x-request-id",  # checked first: ours, or the caller's if it is fit to be passed on
         "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip",
     }
 )  # fmt: skip
@@ -272,6 +274,7 @@ def _own_headers(instance: Instance) -> list[tuple[str, str]]:
 def _request_headers(instance: Instance) -> RawHeaders:
     headers = [
         *_own_headers(instance),
+        (request_id.HEADER, g.request_id),
         *_end_to_end(request.headers.items(), _NOT_FORWARDED),
     ]
     if request.content_length is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared.address import authority
 from shared.domain.instance import Instance
-from web.auth import LOCAL, Principal, is_loopback, is_own_host
+from web.auth import LOCAL, Principal, is_loopback, is_own_host, own_names
 from web.engine_paths import Access, EnginePaths
 from web.keys import KeysState, KeyTable
 from web.relay.request import PlainRequest
@@ -41,14 +41,13 @@ class Grant:
 class Admission:
     """Decides from what this process knows; asks nobody."""
 
-    def __init__(
-        self, table: RoutingTable, keys: KeyTable, paths: EnginePaths, own_names: frozenset[str]
-    ) -> None:
-        """Decide by these; `own_names` are this machine's, as the loopback rule has them."""
+    def __init__(self, table: RoutingTable, keys: KeyTable, paths: EnginePaths) -> None:
+        """Decide by these."""
         self._instance_of = table.serving
         self._keys = keys
         self._paths = paths
-        self._own_names = own_names
+        self._own_names = own_names()
+        self.unreachable = table.unreachable
 
     def admit(
         self, request: PlainRequest, last: Grant | None, now: float, *, is_local: bool
