@@ -1,7 +1,7 @@
 """Which paths of an engine pass the proxy, and for whom. Pure.
 
 Closed by default: a path passes because it is listed here, or because PROXY_ALLOW_PATHS names it.
-The lists cover vLLM 0.32 and 0.33; a test compares them with the routes of the vLLM installed here.
+The lists are of vLLM 0.32; a test compares them with the routes that the installed one declares.
 """
 
 from __future__ import annotations
