@@ -19,7 +19,7 @@ from werkzeug.routing import BaseConverter, Rule
 
 from shared.address import authority
 from shared.domain.instance import Instance
-from shared.errors import HeadersTooLarge, InstanceNotReady, NotSupported
+from shared.errors import FleetError, HeadersTooLarge, InstanceNotReady, NotSupported
 from web import request_id
 from web.activity import Activity
 from web.auth import authorize
@@ -110,8 +110,7 @@ class Proxy:
         # Before `route`, whose refusals tell that there is such an instance and how it is.
         authorize(g.principal, self._table.find(instance_id), access, path)
         instance = self._table.route(instance_id)
-        _check_head(self._limits)
-        upload = _upload(self._limits.body, self._patience.body)
+        upload = self._accept()
         self._activity.begin(instance_id)
         try:
             return self._forward(instance, target, upload)
@@ -124,6 +123,15 @@ class Proxy:
         finally:
             if not upload.complete:
                 close_after(request.environ)
+
+    def _accept(self) -> Upload:
+        """Return the body of this request, if its head is one to forward."""
+        try:
+            _check_head(self._limits)
+            return _upload(self._limits.body, self._patience.body)
+        except FleetError:
+            close_after(request.environ)  # its body is still to come
+            raise
 
     def _forward(self, instance: Instance, target: str, upload: Upload) -> Response:
         exchange = Exchange(
@@ -138,7 +146,7 @@ class Proxy:
             headers = _request_headers(instance)
             exchange.send(request.method.encode(), target.encode(), headers, upload)
             answer = exchange.answer()
-            _check_key_was_taken(answer.status_code, instance)
+            _require_own_engine(answer.status_code, instance)
             body = _AnswerBody(exchange, self._activity, instance.instance_id)
             return _response(answer, body)
         except BaseException:
@@ -221,7 +229,6 @@ def _upload(limit: int, patience_s: float) -> Upload:
     if not request.content_length and not _is_chunked():
         return NoUpload()
     if (request.content_length or 0) > limit:
-        close_after(request.environ)
         raise too_large()
     source = request.environ.get("wsgi.input")
     caller = caller_socket(request.environ)
@@ -243,10 +250,10 @@ def _prove(exchange: Exchange, instance: Instance) -> None:
     headers = [
         (name.encode("latin-1"), value.encode("latin-1")) for name, value in _own_headers(instance)
     ]
-    _check_key_was_taken(exchange.ask(b"/v1/models", headers), instance)
+    _require_own_engine(exchange.ask(b"/v1/models", headers), instance)
 
 
-def _check_key_was_taken(status: int, instance: Instance) -> None:
+def _require_own_engine(status: int, instance: Instance) -> None:
     if status == _UNAUTHORIZED:
         raise InstanceNotReady(
             f"instance {instance.instance_id}: another engine answers at its address",
@@ -314,6 +321,7 @@ def _end_to_end(
         (name, value)
         for name, value in listed
         if not is_hop_by_hop_header(name)
+        and name.lower() != "proxy-connection"  # never a standard, and still sent
         and name.lower() not in dropped
         and name.lower() not in connection
     ]

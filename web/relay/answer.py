@@ -21,7 +21,8 @@ _OURS = (
     b"\r\nContent-Security-Policy: sandbox; default-src 'none'"
     b"\r\nX-Content-Type-Options: nosniff"
 )
-_BODILESS = frozenset({204, 304})
+_NO_CONTENT = 204
+_BODILESS = frozenset({_NO_CONTENT, 304})
 SWITCHING_PROTOCOLS = 101
 
 
@@ -56,7 +57,7 @@ class AnswerHead:
             last: the caller's connection ends after this answer.
         """
         close = b"\r\nConnection: close" if last else b""
-        if self.body is Body.COUNTED and self.status != 204:
+        if self.body is Body.COUNTED and self.status != _NO_CONTENT:
             return b"%b\r\nContent-Length: %d\r\nX-Request-Id: %b%b\r\n\r\n" % (
                 self.head, length, request_id, close,
             )  # fmt: skip

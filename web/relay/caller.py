@@ -43,8 +43,8 @@ class CallerConnection(asyncio.Protocol):
 
     __slots__ = (
         "_collecting", "_dialling", "_engine", "_grant", "_instance_id", "_is_local", "_last", "_memo",
-        "_peer", "_relay", "_request_id", "_started", "_state", "_status", "_unread",
-        "_unsent", "deadline", "transport",
+        "_peer", "_relay", "_request_id", "_started", "_state", "_status", "_unread", "_unsent",
+        "deadline", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -103,7 +103,7 @@ class CallerConnection(asyncio.Protocol):
     def eof_received(self) -> None:
         """Let the transport close: who closes its side has left, as nginx and vLLM take it."""
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _error: Exception | None) -> None:
         """Stop the engine's work for a caller that has left."""
         self._relay.callers.discard(self)
         if self._dialling is not None:
@@ -192,26 +192,21 @@ class CallerConnection(asyncio.Protocol):
             message = b"%b\r\nX-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b" % (
                 head, self._request_id, length, body,
             )  # fmt: skip
-        address = (instance.host, instance.port or 0)
-        engine = relay.pool.take(address)
+        engine = relay.pool.take((instance.host, instance.port or 0))
         if engine is not None:
             self._engine = engine
             engine.begin(self, message)
         else:
             if self._unsent:
                 self.transport.pause_reading()  # there is nobody to pass it to yet
-            self._dialling = relay.loop.create_task(self._dial(address, message))
+            self._dialling = relay.loop.create_task(self._dial(instance, message))
 
-    async def _dial(self, address: tuple[str, int], message: bytes) -> None:
+    async def _dial(self, instance: Instance, message: bytes) -> None:
         try:
-            engine = await self._relay.dial(address)
+            engine = await self._relay.dial(instance)
         except (OSError, TimeoutError) as error:
             self._dialling = None
-            self.failed(
-                EngineUnreachable(
-                    f"engine of {self._instance_id} takes no connection: {error or 'no answer in time'}"
-                )
-            )
+            self.failed(self._relay.no_connection(instance, error))
             return
         self._dialling = None
         self._engine = engine

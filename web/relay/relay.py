@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from itertools import count
 from time import perf_counter
 
+from shared.address import authority
+from shared.domain.instance import Instance
+from shared.errors import EngineUnreachable, FleetError
 from shared.settings import Settings
 from web.activity import Activity
 from web.metrics import Metrics
@@ -117,7 +120,7 @@ class Relay:
             unread: what was already read of it.
             ending: it has had its last answer; throw away what still comes, then close.
         """
-        connection.setblocking(False)
+        connection.setblocking(False)  # noqa: FBT003 - the standard library's own
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made = CallerConnection(self, unread, ending=ending)
@@ -125,17 +128,26 @@ class Relay:
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
 
-    async def dial(self, address: tuple[str, int]) -> EngineConnection:
-        """Connect to an engine.
+    async def dial(self, instance: Instance) -> EngineConnection:
+        """Connect to an instance's engine.
 
         Raises:
             OSError, TimeoutError: nothing was sent.
         """
+        address = (instance.host, instance.port or 0)
         _, engine = await asyncio.wait_for(
             self.loop.create_connection(lambda: EngineConnection(self.pool, address), *address),
             self.limits.connect_timeout_s,
         )
         return engine
+
+    def no_connection(self, instance: Instance, error: Exception) -> FleetError:
+        """Return what a caller is told whose engine takes no connection."""
+        why = str(error) or f"no answer in {self.limits.connect_timeout_s:g} s"
+        at = authority(instance.host, instance.port)
+        return self.admission.unreachable(instance) or EngineUnreachable(
+            f"engine at {at} takes no connection: {why}"
+        )
 
     def close_idle(self) -> None:
         """Close all connections on which no request is under way."""

@@ -33,7 +33,7 @@ class Threads:
         self._waiting: deque[_Job] = deque()  # uploads for which there is no thread yet
         self.busy = 0  # connections that are here
 
-    def take(self, connection: socket.socket, unread: bytes, peer: object, is_whole: bool) -> None:  # noqa: FBT001 - a callback's
+    def take(self, connection: socket.socket, unread: bytes, peer: object, is_whole: bool) -> None:
         """Serve the next request of a connection in a thread.
 
         Args:
@@ -66,7 +66,7 @@ class Threads:
         finally:
             self._relay.loop.call_soon_threadsafe(self._served, job, unread, keep)
 
-    def _served(self, job: _Job, unread: bytes, keep: bool) -> None:  # noqa: FBT001 - a callback's
+    def _served(self, job: _Job, unread: bytes, keep: bool) -> None:
         self.busy -= 1
         self._uploads -= job.is_upload
         while self._waiting and self._uploads < self._most_uploads:

@@ -108,7 +108,7 @@ class RelayWorker(JsonErrorWorker):
         elif not self._accepting_from:
             self._accepting_from = list(self.sockets)
             for listener in self._accepting_from:
-                listener.setblocking(False)
+                listener.setblocking(False)  # noqa: FBT003 - the standard library's own
                 self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     def _stop_accepting(self) -> None:
@@ -123,7 +123,7 @@ class RelayWorker(JsonErrorWorker):
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:  # no descriptors left: until the next tick
-            self.log.error("cannot accept: %s", error)
+            self.log.warning("cannot accept: %s", error)
             self._stop_accepting()
             return
         self._relay.adopt(connection)
