@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shared.domain.instance import Instance
-from shared.errors import EngineTimeout, EngineUnreachable, FleetError, RequestTimeout
+from shared.errors import EngineTimeout, FleetError, RequestTimeout
 from web.errors import status_of
 from web.relay.admission import Grant
 from web.relay.answer import AnswerHead, Body
@@ -42,9 +42,9 @@ class CallerConnection(asyncio.Protocol):
     """A caller's connection, from its first byte until it closes or a thread takes it over."""
 
     __slots__ = (
-        "_collecting", "_dialling", "_engine", "_grant", "_instance_id", "_is_local", "_last", "_memo",
-        "_peer", "_relay", "_request_id", "_started", "_state", "_status", "_unread", "_unsent",
-        "deadline", "transport",
+        "_collecting", "_dialling", "_engine", "_grant", "_instance_id", "_is_local", "_last",
+        "_memo", "_peer", "_relay", "_request_id", "_started", "_state", "_status", "_unread",
+        "_unsent", "deadline", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
