@@ -16,6 +16,7 @@ from werkzeug.http import is_hop_by_hop_header
 from werkzeug.routing import BaseConverter, Rule
 
 from shared.domain.instance import Instance
+from shared.errors import EngineUnreachable
 from web import request_id
 from web.activity import Activity
 from web.caller import caller_socket
@@ -70,12 +71,17 @@ class Proxy:
             raise
 
     def _forward(self, instance: Instance, target: str) -> Response:
-        exchange = Exchange(
-            instance.host,
-            instance.port or 0,
-            caller_socket=caller_socket(request.environ),
-            patience=self._patience,
-        )
+        try:
+            exchange = Exchange(
+                instance.host,
+                instance.port or 0,
+                caller_socket=caller_socket(request.environ),
+                patience=self._patience,
+            )
+        except EngineUnreachable as error:
+            if refusal := self._table.unreachable(instance):
+                raise refusal from error
+            raise
         try:
             exchange.send(
                 request.method.encode(), target.encode(), _request_headers(instance), _body()

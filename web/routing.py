@@ -86,22 +86,23 @@ class RoutingTable:
         return instance
 
     def unreachable(self, instance: Instance) -> InstanceNotReady | None:
-        """Hear that the instance's engine takes no connection; return what to answer.
+        """Hear that the engine is not where the table has it; return what to answer.
 
-        None where its record says that it runs and the store is there to tell what comes of it:
-        then it is a gateway's error. Where nobody can tell, it counts as stopped; one whose record
-        is lost leaves the table.
+        That is: it takes no connection, or another engine is there, which refuses its key. None
+        where its record says that it runs and the store is there to tell what comes of it: then
+        it is a gateway's error. Where nobody can tell, it counts as stopped; one whose record is
+        lost leaves the table.
         """
         name = instance.instance_id
         with self._changed:
             if name in self._unrecorded:
-                why = f"instance {name} is stopped: it takes no connection, and its record is lost"
+                why = f"instance {name} is stopped: its engine is gone, and so is its record"
                 self._drop(name, why)
                 self._changed.notify_all()
                 return InstanceNotReady(why, retry_after_s=None)
         if self._store_up is False:
             return InstanceNotReady(
-                f"instance {name} takes no connection, and Redis, which could say why, is away",
+                f"instance {name} is gone from its place, and Redis, which could say why, is away",
                 retry_after_s=_LOADING_RETRY_S,
             )
         return None
