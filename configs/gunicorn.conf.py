@@ -1,6 +1,10 @@
 """gunicorn for the web tier: `gunicorn --config configs/gunicorn.conf.py web.wsgi:app`."""
 
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+
 from shared.settings import Settings
+from web.snapshots import Snapshots
 
 _settings = Settings.load_or_exit()
 
@@ -17,3 +21,22 @@ control_socket_disable = True  # one socket in $HOME, shared by all gunicorns of
 keepalive = 75  # seconds; the default of 2 makes a client of several calls connect each time
 graceful_timeout = 30  # seconds for streams under way to end when the web tier is stopped
 forwarded_allow_ips = ""  # no header says who the caller is
+
+
+def _metrics(server: Arbiter) -> Snapshots:
+    return Snapshots(_settings.run_dir, server.pid)
+
+
+def on_starting(server: Arbiter) -> None:
+    """Begin with no counts: a new master is a new start."""
+    _metrics(server).clear()
+
+
+def child_exit(server: Arbiter, _worker: Worker) -> None:
+    """Keep what a web process that ended has counted."""
+    _metrics(server).merge(server.WORKERS)
+
+
+def on_exit(server: Arbiter) -> None:
+    """Leave nothing behind."""
+    _metrics(server).remove()

@@ -19,7 +19,13 @@ from werkzeug.routing import BaseConverter, Rule
 
 from shared.address import authority
 from shared.domain.instance import Instance
-from shared.errors import FleetError, HeadersTooLarge, InstanceNotReady, NotSupported
+from shared.errors import (
+    EngineUnreachable,
+    FleetError,
+    HeadersTooLarge,
+    InstanceNotReady,
+    NotSupported,
+)
 from web import request_id
 from web.activity import Activity
 from web.auth import authorize
@@ -108,7 +114,7 @@ class Proxy:
         path = target.partition("?")[0]
         access = self._paths.access(path, request.method)
         # Before `route`, whose refusals tell that there is such an instance and how it is.
-        authorize(g.principal, self._table.find(instance_id), access, path)
+        authorize(g.principal, instance_id, self._table.last_known(instance_id), access, path)
         instance = self._table.route(instance_id)
         upload = self._accept()
         self._activity.begin(instance_id)
@@ -134,12 +140,17 @@ class Proxy:
             raise
 
     def _forward(self, instance: Instance, target: str, upload: Upload) -> Response:
-        exchange = Exchange(
-            instance.host,
-            instance.port or 0,
-            caller_socket=caller_socket(request.environ),
-            patience=self._patience,
-        )
+        try:
+            exchange = Exchange(
+                instance.host,
+                instance.port or 0,
+                caller_socket=caller_socket(request.environ),
+                patience=self._patience,
+            )
+        except EngineUnreachable as error:
+            if refusal := self._table.unreachable(instance):
+                raise refusal from error
+            raise
         try:
             if not target.startswith(_GUARDED) or request.method == "OPTIONS":
                 _prove(exchange, instance)

@@ -290,8 +290,8 @@ def test_an_engine_without_a_record_that_takes_no_connection_is_stopped(
 ) -> None:
     known = flushed.route("i1")
     flushed.refresh()
-    assert "is stopped: it takes no connection" in str(flushed.unreachable(known))
-    assert "is stopped: it takes no connection" in str(refused(flushed))
+    assert "is stopped: its engine is gone, and so is its record" in str(flushed.unreachable(known))
+    assert "is stopped: its engine is gone, and so is its record" in str(refused(flushed))
     assert (flushed.serving("i1"), flushed.standing().instances) == (None, 0)
 
 
