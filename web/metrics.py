@@ -228,12 +228,12 @@ class _All(Collector):
         )
         yield _gauge(
             "fleet_routing_table_instances",
-            "Instances in the routing table of the web process that knows the fewest.",
+            "Instances in the shortest routing table of all web processes.",
             min(each.routed for each in living),
         )
         yield _gauge(
             "fleet_routing_age_seconds",
-            "Since Redis last confirmed the oldest routing table of all web processes.",
+            "Since Redis last confirmed the oldest of the routing tables.",
             max(
                 float("inf") if each.confirmed_at is None else monotonic() - each.confirmed_at
                 for each in living
