@@ -24,11 +24,10 @@ from prometheus_client.registry import Collector
 
 from web.activity import Activity
 from web.routing import RoutingTable
-from web.snapshots import Row, Snapshot, Snapshots, summed
+from web.snapshots import BOUNDS_S, Row, Snapshot, Snapshots, summed
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
-BOUNDS_S = (0.01, 0.05, 0.2, 1.0, 5.0, 20.0, 60.0, 300.0)  # a tokenize … a long generation
 KEEP_S = 600.0  # counts of an instance that is gone: two scrapes at the longest usual interval
 NOBODY = "unknown"  # no instance is called so: ids end in a random suffix
 _PROXY = "/proxy/"
