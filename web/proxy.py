@@ -148,7 +148,8 @@ class Proxy:
                 patience=self._patience,
             )
         except EngineUnreachable as error:
-            if refusal := self._table.unreachable(instance):
+            refused = isinstance(error.__cause__, ConnectionRefusedError)
+            if refused and (refusal := self._table.gone(instance)):
                 raise refusal from error
             raise
         try:

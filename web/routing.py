@@ -85,13 +85,13 @@ class RoutingTable:
             raise _refusal(instance)
         return instance
 
-    def unreachable(self, instance: Instance) -> InstanceNotReady | None:
+    def gone(self, instance: Instance) -> InstanceNotReady | None:
         """Hear that the engine is not where the table has it; return what to answer.
 
-        That is: it takes no connection, or another engine is there, which refuses its key. None
-        where its record says that it runs and the store is there to tell what comes of it: then
-        it is a gateway's error. Where nobody can tell, it counts as stopped; one whose record is
-        lost leaves the table.
+        To be told where the connection was refused, or the engine's key by another one that is
+        there now; not at a timeout, which a busy engine has, too. None where the store is there to
+        tell what becomes of its record: then it is a gateway's error. Where nobody can tell, it
+        counts as stopped; one whose record is lost leaves the table for good.
         """
         name = instance.instance_id
         with self._changed:
