@@ -1,0 +1,62 @@
+"""The command line: `python -m tests.bench [--targets ...] [--scenarios ...] [--rounds N]`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from tests.bench import peers, scenarios, summary, targets
+from tests.bench.errors import BenchError
+from tests.bench.rounds import run
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what `argv` asks for and return the exit status."""
+    words = parser().parse_args(argv)
+    try:
+        chosen = [targets.BY_NAME[name] for name in words.targets.split(",")]
+        wanted = [scenarios.BY_NAME[name] for name in words.scenarios.split(",")]
+    except KeyError as error:
+        say(f"no target or scenario is called {error}; known: {', '.join(_known())}")
+        return EXIT_USAGE
+    try:
+        installed = peers.provide({target.name for target in chosen})
+        results = run(chosen, wanted, words.rounds, installed, say)
+    except BenchError as error:
+        say(str(error))
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        say("interrupted")
+        return EXIT_INTERRUPTED
+    sys.stdout.write(summary.text(results))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    top.add_argument("--targets", default=",".join(targets.BY_NAME), metavar="NAME,...")
+    top.add_argument("--scenarios", default=",".join(scenarios.BY_NAME), metavar="NAME,...")
+    top.add_argument("--rounds", type=int, default=5, metavar="N")
+    return top
+
+
+def say(line: str) -> None:
+    """Tell the person who waits."""
+    sys.stderr.write(f"bench: {line}\n")
+
+
+def _known() -> list[str]:
+    return [*targets.BY_NAME, *scenarios.BY_NAME]
+
+
+if __name__ == "__main__":
+    # As Ctrl-C: what was started is ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main(sys.argv[1:]))

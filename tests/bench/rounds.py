@@ -1,0 +1,163 @@
+"""Start the targets, put every load on each of them in turn, round by round, and end them."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.bench.build import build
+from tests.bench.errors import BenchError
+from tests.bench.fleet import fleet
+from tests.bench.measure import Bench, Live
+from tests.bench.peers import FOLDER, Installed
+from tests.bench.processes import Program
+from tests.bench.results import Results
+from tests.bench.scenarios import CHAT, SCALE_TARGETS, Scenario
+from tests.bench.targets import Site, Target
+from tests.demo.fleet import free_ports
+from tests.demo.waiting import until
+
+_FIRST_PORT = 21000
+_PORTS_EACH = 2  # vllm-router listens for Prometheus too
+_START_S = 90.0  # LiteLLM takes its time
+_GIVE_UP_AFTER = 2  # refusals of one target in one scenario: more would say no more
+_PROBE = '{"model":"m","messages":[{"role":"user","content":"Hello?"}],"seed":1000000000}'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cpus:
+    """Who runs where: what is measured has one core to itself, all else shares the other."""
+
+    proxy: int
+    load: int
+
+    @classmethod
+    def of_this_machine(cls) -> Cpus:
+        """Return the first two that we may use.
+
+        Raises:
+            BenchError: there is only one.
+        """
+        usable = sorted(os.sched_getaffinity(0))
+        if len(usable) == 1:
+            raise BenchError("one CPU: the benchmark needs two, one of them for the proxy alone")
+        return cls(proxy=usable[0], load=usable[1])
+
+
+def run(
+    chosen: Sequence[Target],
+    wanted: Sequence[Scenario],
+    rounds: int,
+    installed: Installed,
+    say: Callable[[str], None],
+) -> Results:
+    """Return what was measured.
+
+    Raises:
+        BenchError: something that is needed is missing or did not start.
+    """
+    cpus = Cpus.of_this_machine()
+    programs = build(FOLDER / "bin")
+    results = Results()
+    os.sched_setaffinity(0, {cpus.load})  # Redis too, which is started like us
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        port = free_ports(_PORTS_EACH * (len(chosen) + 1), first=_FIRST_PORT)
+        site = Site(
+            folder=folder,
+            port=port,
+            engine_port=port,
+            engine_key=secrets.token_hex(16),
+            fleet=None,
+            installed=installed,
+        )
+        stack.enter_context(_engine(programs.engine, site, cpus))
+        ours = fleet(folder, engine_port=port, engine_key=site.engine_key)
+        site = replace(site, fleet=stack.enter_context(ours))
+        lives = []
+        for target in chosen:
+            port += _PORTS_EACH
+            say(f"starting {target.name}")
+            lives.append(stack.enter_context(_live(target, replace(site, port=port), cpus)))
+        bench = Bench(programs.loadgen, cpus.load, site.engine_port)
+        for scenario in wanted:
+            say(f"{scenario.name}: {scenario.says}")
+            _interleave(bench, scenario, lives, rounds, results)
+    return results
+
+
+def _interleave(
+    bench: Bench, scenario: Scenario, lives: Sequence[Live], rounds: int, results: Results
+) -> None:
+    """Measure all targets in turn in each round, so that a drift of the machine hits all alike."""
+    taking_part = [live for live in lives if _takes_part(live.target, scenario)]
+    for round_ in range(min(rounds, scenario.most_rounds)):
+        first = round_ % max(1, len(taking_part))  # nobody always follows the same one
+        for live in taking_part[first:] + taking_part[:first]:
+            name = live.target.name
+            if len(results.refusals(scenario.name, name)) < _GIVE_UP_AFTER:
+                results.add(bench.measure(live, scenario, round_))
+
+
+def _takes_part(target: Target, scenario: Scenario) -> bool:
+    if scenario.name in target.unable:
+        return False
+    return (target.name in SCALE_TARGETS) == (scenario.targets is not None)
+
+
+@contextmanager
+def _engine(program: Path, site: Site, cpus: Cpus) -> Iterator[None]:
+    words = [program, "--port", str(site.engine_port), "--key", site.engine_key]
+    engine = Program("engine", words, cpus=[cpus.load], folder=site.folder)
+    try:
+        _await(engine, lambda: _status("GET", site.engine_port, "/health") == http.HTTPStatus.OK)
+        yield
+    finally:
+        engine.end()
+
+
+@contextmanager
+def _live(target: Target, site: Site, cpus: Cpus) -> Iterator[Live]:
+    """Run a target until its answers to completions are the engine's."""
+    plan = target.plan(site)
+    if not plan.command:
+        yield Live(target=target, plan=plan, port=site.engine_port, program=None)
+        return
+    on = [cpus.proxy, cpus.load] if target.any_cpu else [cpus.proxy]
+    program = Program(
+        target.name, plan.command, cpus=on, folder=site.folder, env=plan.env, cwd=plan.cwd
+    )
+    try:
+        path, bearer = f"{plan.prefix}{CHAT}", plan.bearer
+        _await(program, lambda: _status("POST", site.port, path, bearer) == http.HTTPStatus.OK)
+        yield Live(target=target, plan=plan, port=site.port, program=program)
+    finally:
+        program.end()
+
+
+def _await(program: Program, ready: Callable[[], bool]) -> None:
+    until(lambda: ready() or not program.running, _START_S)
+    if not program.running or not ready():
+        said = program.log.read_text(errors="replace")[-2000:]
+        raise BenchError(f"{program.name} does not answer as it should; it said:\n{said}")
+
+
+def _status(method: str, port: int, path: str, bearer: str = "") -> int:
+    """Return the status of an answer; 0: there was none."""
+    headers = {"Content-Type": "application/json"}
+    if bearer:
+        headers["Authorization"] = f"Bearer {bearer}"
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request(method, path, body=_PROBE if method == "POST" else None, headers=headers)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
