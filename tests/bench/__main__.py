@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from tests.bench import peers, scenarios, summary, targets
+from tests.bench import fleet, peers, report, scenarios, summary, targets, versions
 from tests.bench.errors import BenchError
 from tests.bench.rounds import run
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+_COMMAND = "make bench"  # what a report is written by
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,8 +30,9 @@ def main(argv: Sequence[str]) -> int:
         say(f"no target or scenario is called {error}; known: {', '.join(_known())}")
         return EXIT_USAGE
     try:
-        installed = peers.provide({target.name for target in chosen})
-        results = run(chosen, wanted, words.rounds, installed, say)
+        found = peers.provide({target.name for target in chosen})
+        before, begun = versions.cpu_ticks(), time.monotonic()
+        results = run(chosen, wanted, words.rounds, found, say)
     except BenchError as error:
         say(str(error))
         return EXIT_FAILED
@@ -35,6 +40,20 @@ def main(argv: Sequence[str]) -> int:
         say("interrupted")
         return EXIT_INTERRUPTED
     sys.stdout.write(summary.text(results))
+    if words.report is not None:
+        circumstances = report.Circumstances(
+            command=_COMMAND,
+            date=time.strftime("%Y-%m-%d"),
+            rounds=words.rounds,
+            minutes=(time.monotonic() - begun) / 60,
+            keyed=fleet.HAS_KEYS,
+            stolen=versions.stolen_share(before),
+            machine=versions.of_machine(),
+            versions=versions.of_programs(found),
+        )
+        previous = words.report.read_text() if words.report.exists() else ""
+        words.report.write_text(report.text(results, circumstances, report.by_hand(previous)))
+        say(f"written: {words.report}")
     return 0
 
 
@@ -44,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--targets", default=",".join(targets.BY_NAME), metavar="NAME,...")
     top.add_argument("--scenarios", default=",".join(scenarios.BY_NAME), metavar="NAME,...")
     top.add_argument("--rounds", type=int, default=5, metavar="N")
+    top.add_argument("--report", type=Path, metavar="FILE", help="write it as docs/performance.md")
     return top
 
 

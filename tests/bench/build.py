@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.bench.errors import BenchError
 
 SOURCES = Path(__file__).parent / "programs"
-_FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror", "-std=gnu11")
+_FLAGS = ("-O3", "-Wall", "-Wextra", "-Werror", "-std=gnu11")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,9 @@ from tests.bench.errors import BenchError
 from tests.builders import a_node, an_instance
 from tests.redis_server import running_redis
 
+HAS_KEYS = (ROOT / "web/keys.py").exists()
+"""Whether this version of the web tier asks for API keys."""
+
 _NODE = "bench"
 _BIN = Path(sys.executable).parent
 
@@ -100,7 +103,7 @@ def _beat(store: RedisStore, epoch: int, over: threading.Event) -> None:
 
 
 def _api_key(redis_url: str, folder: Path) -> str:
-    if not (ROOT / "web/keys.py").exists():
+    if not HAS_KEYS:
         return ""
     words = ["keys", "create", "bench", "--scope", "inference"]
     made = subprocess.run(

@@ -58,7 +58,7 @@ class Bench:
 
     def _prepare(self, scenario: Scenario) -> None:
         url = f"http://127.0.0.1:{self.engine_port}/ctl?{scenario.engine_query}"
-        with urlopen(url, timeout=5) as answer:  # noqa: S310 - the engine of this benchmark
+        with urlopen(url, timeout=5) as answer:
             answer.read()
 
     def _words(self, live: Live, scenario: Scenario) -> list[str]:

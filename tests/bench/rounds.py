@@ -6,7 +6,7 @@ import http.client
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.bench.build import build
 from tests.bench.errors import BenchError
 from tests.bench.fleet import fleet
 from tests.bench.measure import Bench, Live
-from tests.bench.peers import FOLDER, Installed
+from tests.bench.peers import FOLDER, Peer
 from tests.bench.processes import Program
 from tests.bench.results import Results
 from tests.bench.scenarios import CHAT, SCALE_TARGETS, Scenario
@@ -54,7 +54,7 @@ def run(
     chosen: Sequence[Target],
     wanted: Sequence[Scenario],
     rounds: int,
-    installed: Installed,
+    peers: Mapping[str, Peer],
     say: Callable[[str], None],
 ) -> Results:
     """Return what was measured.
@@ -69,22 +69,21 @@ def run(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         port = free_ports(_PORTS_EACH * (len(chosen) + 1), first=_FIRST_PORT)
+        engine_key = secrets.token_hex(16)
+        stack.enter_context(_engine(programs.engine, port, engine_key, cpus, folder))
         site = Site(
             folder=folder,
             port=port,
             engine_port=port,
-            engine_key=secrets.token_hex(16),
-            fleet=None,
-            installed=installed,
+            engine_key=engine_key,
+            fleet=stack.enter_context(fleet(folder, engine_port=port, engine_key=engine_key)),
+            peers=peers,
         )
-        stack.enter_context(_engine(programs.engine, site, cpus))
-        ours = fleet(folder, engine_port=port, engine_key=site.engine_key)
-        site = replace(site, fleet=stack.enter_context(ours))
-        lives = []
+        lives: list[Live] = []
         for target in chosen:
-            port += _PORTS_EACH
             say(f"starting {target.name}")
-            lives.append(stack.enter_context(_live(target, replace(site, port=port), cpus)))
+            site = replace(site, port=site.port + _PORTS_EACH)
+            lives.append(stack.enter_context(_live(target, site, cpus)))
         bench = Bench(programs.loadgen, cpus.load, site.engine_port)
         for scenario in wanted:
             say(f"{scenario.name}: {scenario.says}")
@@ -112,11 +111,11 @@ def _takes_part(target: Target, scenario: Scenario) -> bool:
 
 
 @contextmanager
-def _engine(program: Path, site: Site, cpus: Cpus) -> Iterator[None]:
-    words = [program, "--port", str(site.engine_port), "--key", site.engine_key]
-    engine = Program("engine", words, cpus=[cpus.load], folder=site.folder)
+def _engine(program: Path, port: int, key: str, cpus: Cpus, folder: Path) -> Iterator[None]:
+    words = [program, "--port", str(port), "--key", key]
+    engine = Program("engine", words, cpus=[cpus.load], folder=folder)
     try:
-        _await(engine, lambda: _status("GET", site.engine_port, "/health") == http.HTTPStatus.OK)
+        _await(engine, lambda: _status("GET", port, "/health") == http.HTTPStatus.OK)
         yield
     finally:
         engine.end()

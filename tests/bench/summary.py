@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tests.bench.goals import BASE
 from tests.bench.results import Results
 
-BASE = "nginx"
 FIGURES: dict[str, tuple[str, ...]] = {
     "json": ("answers_per_s", "cpu_us_per_answer", "latency_p50", "latency_p99"),
     "sse": (

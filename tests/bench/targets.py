@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shared.settings import ROOT
 from tests.bench.fleet import Fleet
-from tests.bench.peers import Installed
+from tests.bench.peers import Peer
 
 _BIN = Path(sys.executable).parent
 
@@ -18,8 +18,9 @@ _BIN = Path(sys.executable).parent
 class Check(StrEnum):
     """What the load generator verifies of each answer."""
 
-    BYTES = "bytes"  # every byte
-    TEXT = "text"  # the text, its order and its end: the proxy writes answers anew
+    BYTES = "bytes"  # every byte of it, and that the engine got every byte of the request
+    ANSWER = "answer"  # every byte of it; the proxy writes requests anew
+    TEXT = "text"  # the text, its order and its end; the proxy writes answers anew too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,8 @@ class Site:
     port: int  # where it is to listen
     engine_port: int
     engine_key: str
-    fleet: Fleet | None  # None until it runs
-    installed: Installed
+    fleet: Fleet
+    peers: Mapping[str, Peer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ def _nginx(site: Site) -> Plan:
             engine_key=site.engine_key,
         )
     )
-    command = (site.installed.nginx, "-p", site.folder, "-c", config, "-e", "stderr")
+    command = (site.peers["nginx"].program, "-p", site.folder, "-c", config, "-e", "stderr")
     return Plan(command=command, bearer="any")
 
 
@@ -104,7 +105,8 @@ def _vllm_router(site: Site) -> Plan:
         f"--prometheus-port {site.port + 1}", "--request-timeout-secs 600",
     )  # fmt: skip
     return Plan(
-        command=(site.installed.vllm_router, *" ".join(words).split()), bearer=site.engine_key
+        command=(site.peers["vllm_router"].program, *" ".join(words).split()),
+        bearer=site.engine_key,
     )
 
 
@@ -130,7 +132,9 @@ def _litellm(site: Site) -> Plan:
         "HOME": str(site.folder),
     }
     words = f"--host 127.0.0.1 --port {site.port} --num_workers 1 --telemetry False".split()
-    return Plan(command=(site.installed.litellm, "--config", config, *words), env=env, bearer="any")
+    return Plan(
+        command=(site.peers["litellm"].program, "--config", config, *words), env=env, bearer="any"
+    )
 
 
 def _ours(*options: str, processes: int = 1, **env: str) -> Callable[[Site], Plan]:
@@ -159,7 +163,7 @@ TARGETS: tuple[Target, ...] = (
         says="its Flask view under gunicorn's threaded worker",
         plan=_ours("--worker-class", "gthread", WEB_THREADS="640"),  # one for each of 512 streams
     ),
-    Target(name="vllm_router", says="vllm-router (Rust)", plan=_vllm_router),
+    Target(name="vllm_router", says="vllm-router (Rust)", plan=_vllm_router, check=Check.ANSWER),
     Target(
         name="litellm",
         says="LiteLLM's proxy",

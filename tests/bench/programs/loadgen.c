@@ -1,11 +1,12 @@
 /* loadgen.c - a load generator for OpenAI-style proxies in front of engine.c; one thread, epoll.
  *
  * Closed loop: each connection sends a request, reads the whole answer, checks it, sends the next.
- * Every answer is checked: status, framing, and every byte of it (with --check text, for proxies
- * that write answers anew: the text, its order and its end). At the first that is wrong, or cut
- * off, or late, nothing is measured: the one line of JSON is {"refused": why} and the exit status
- * is 3. Otherwise it holds the figures; times are in microseconds, delays one-way, from the
- * engine's write(2) to our read(2).
+ * Every answer is checked: its status and framing, every byte of it, and that it is the answer to
+ * this request, as it was sent. Less for proxies of which less can be said: --check answer for
+ * those that write requests anew, --check text (the text, its order, its end) for those that write
+ * answers anew too. At the first that is wrong, cut off or late, nothing is measured: the one line
+ * of JSON is {"refused": why} and the exit status is 3. Otherwise it holds the figures; times are
+ * in microseconds, delays one-way, from the engine's write(2) to our read(2).
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -33,9 +34,14 @@
 enum mode { CHAT, SSE, UPLOAD, DOWNLOAD, GONE };
 static const char *const modes[] = {"json", "sse", "upload", "download", "gone", NULL};
 
+/* What a proxy may change: nothing; the request's spelling; the answer's too. */
+enum check { BYTES, ANSWER, TEXT };
+static const char *const checks[] = {"bytes", "answer", "text", NULL};
+
 static struct {
     enum mode mode;
-    int port, engine_port, connections, ramp_ms, trials, after_ms, stream, text_only;
+    int port, engine_port, connections, ramp_ms, trials, after_ms, stream;
+    enum check check;
     double seconds, warmup;
     u64 tokens, body_bytes, big_bytes;
     const char *path;
@@ -303,7 +309,7 @@ static int closes_stream(struct conn *c, const char *text, size_t n)
         c->done = 1;
         return 1;
     }
-    if (asked.text_only)
+    if (asked.check == TEXT)
         return !memmem(text, n, "T=", 2);
     if (c->number != asked.tokens)
         return 0;
@@ -377,11 +383,23 @@ static void take_body(struct conn *c, const char *bytes, size_t n, u64 now)
     counted.body_bytes += n;
 }
 
+/* The length and byte sum of the request as the engine saw it. */
+static void read_fingerprint(const char *answer, u64 *length, u64 *sum)
+{
+    static const char name[] = "\"system_fingerprint\":\"";
+    const char *found = strstr(answer, name);
+    if (!found || sscanf(found + sizeof name - 1, "%" SCNu64 "-%" SCNu64, length, sum) != 2)
+        refuse("an answer without its fingerprint: %.120s", answer);
+}
+
 static void check_chat(struct conn *c)
 {
-    char expected[2048];
-    int n = chat_answer(expected, sizeof expected, pattern, c->seed, c->request->length, c->sum);
-    if (!asked.text_only) {
+    if (asked.check != TEXT) {
+        char expected[2048];
+        u64 length = c->request->length, sum = c->sum;
+        if (asked.check == ANSWER)
+            read_fingerprint(c->in, &length, &sum);
+        int n = chat_answer(expected, sizeof expected, pattern, c->seed, length, sum);
         if ((size_t)n != c->n || memcmp(expected, c->in, c->n) != 0)
             refuse("an answer differs from the one that was sent: %.120s", c->in);
         return;
@@ -399,7 +417,7 @@ static void check_upload(struct conn *c)
 {
     char expected[512];
     int n = embedding_answer(expected, sizeof expected, c->request->length, c->request->sum);
-    if (!asked.text_only) {
+    if (asked.check != TEXT) {
         if ((size_t)n != c->n || memcmp(expected, c->in, c->n) != 0)
             refuse("the engine got another body than was sent: %.120s", c->in);
         return;
@@ -739,7 +757,7 @@ static void report(void)
 static _Noreturn void usage(void)
 {
     fputs("usage: loadgen --mode json|sse|upload|download|gone --port PORT [--path PATH]\n"
-          "         [--header 'Name: value'] [--check bytes|text] [--connections N]\n"
+          "         [--header 'Name: value'] [--check bytes|answer|text] [--connections N]\n"
           "         [--seconds S] [--warmup S] [--ramp-ms MS] [--tokens N]\n"
           "         [--body-bytes N] [--big-bytes N]\n"
           "  gone:  --engine-port PORT [--trials N] [--after-ms MS] [--stream 0|1]\n",
@@ -747,10 +765,10 @@ static _Noreturn void usage(void)
     exit(2);
 }
 
-static int mode_named(const char *name)
+static int place_of(const char *name, const char *const names[])
 {
-    for (int i = 0; modes[i]; i++)
-        if (strcmp(modes[i], name) == 0)
+    for (int i = 0; names[i]; i++)
+        if (strcmp(names[i], name) == 0)
             return i;
     usage();
 }
@@ -796,13 +814,13 @@ static void understand(int count, char **words)
         else if (k < known)
             *numbers[k].real = atof(value);
         else if (strcmp(name, "--mode") == 0)
-            asked.mode = (enum mode)mode_named(value);
+            asked.mode = (enum mode)place_of(value, modes);
         else if (strcmp(name, "--path") == 0)
             asked.path = value;
         else if (strcmp(name, "--header") == 0)
             add_header(value);
         else if (strcmp(name, "--check") == 0)
-            asked.text_only = strcmp(value, "text") == 0;
+            asked.check = (enum check)place_of(value, checks);
         else
             usage();
     }
