@@ -11,13 +11,12 @@ from pathlib import Path
 
 from tests.bench import fleet, peers, report, scenarios, summary, targets, versions
 from tests.bench.errors import BenchError
+from tests.bench.results import Results
 from tests.bench.rounds import run
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
-
-_COMMAND = "make bench"  # what a report is written by
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,7 +41,6 @@ def main(argv: Sequence[str]) -> int:
     sys.stdout.write(summary.text(results))
     if words.report is not None:
         circumstances = report.Circumstances(
-            command=_COMMAND,
             date=time.strftime("%Y-%m-%d"),
             rounds=words.rounds,
             minutes=(time.monotonic() - begun) / 60,
@@ -51,9 +49,7 @@ def main(argv: Sequence[str]) -> int:
             machine=versions.of_machine(),
             versions=versions.of_programs(found),
         )
-        previous = words.report.read_text() if words.report.exists() else ""
-        words.report.write_text(report.text(results, circumstances, report.by_hand(previous)))
-        say(f"written: {words.report}")
+        write(words.report, results, circumstances)
     return 0
 
 
@@ -65,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--rounds", type=int, default=5, metavar="N")
     top.add_argument("--report", type=Path, metavar="FILE", help="write it as docs/performance.md")
     return top
+
+
+def write(path: Path, results: Results, circumstances: report.Circumstances) -> None:
+    """Write the report to `path`, and keep what somebody wrote into it."""
+    kept = report.by_hand(path.read_text() if path.exists() else "")
+    path.write_text(report.text(results, circumstances, kept))
+    say(f"written: {path}")
 
 
 def say(line: str) -> None:

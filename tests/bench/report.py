@@ -52,7 +52,6 @@ _CAVEATS = """\
 class Circumstances:
     """What else the report says about a run."""
 
-    command: str
     date: str
     rounds: int
     minutes: float
@@ -91,7 +90,7 @@ def _introduction(of: Circumstances) -> str:
     return f"""\
 # Performance
 
-Written by `{of.command}` on {of.date}; to be written again by it, not edited, except between the
+Written by `make bench` on {of.date}; to be written again by it, not edited, except between the
 marks below. Ours is the whole web tier: {key}, the routing table live
 from Redis, activity reported, metrics counted, request ids set. Medians of {of.rounds} rounds; in
 each round every target in turn. Ratios are to nginx, round by round, and the median of those."""

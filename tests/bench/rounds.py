@@ -112,7 +112,7 @@ def _takes_part(target: Target, scenario: Scenario) -> bool:
 
 @contextmanager
 def _engine(program: Path, port: int, key: str, cpus: Cpus, folder: Path) -> Iterator[None]:
-    words = [program, "--port", str(port), "--key", key]
+    words: list[str | Path] = [program, "--port", str(port), "--key", key]
     engine = Program("engine", words, cpus=[cpus.load], folder=folder)
     try:
         _await(engine, lambda: _status("GET", port, "/health") == http.HTTPStatus.OK)

@@ -39,6 +39,10 @@ def _json(connections: int) -> dict[str, object]:
     return {"mode": "json", "connections": connections, "seconds": 1.5, "warmup": 0.2}
 
 
+def _large(mode: str, *, seconds: float = 1, **more: object) -> dict[str, object]:
+    return {"mode": mode, "connections": 4, "seconds": seconds, "warmup": 0, **more}
+
+
 def _gone(**more: object) -> dict[str, object]:
     return {"mode": "gone", "trials": 3, "after_ms": 100, **more}
 
@@ -63,42 +67,30 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         name="up1m",
         says="1 MiB uploads, 4 connections",
-        load={"mode": "upload", "connections": 4, "warmup": 0, "seconds": 1.5},
+        load=_large("upload", seconds=1.5),
         path=EMBEDDINGS,
     ),
     Scenario(
         name="down8m",
         says="8 MiB downloads, 4 connections",
-        load={"mode": "download", "connections": 4, "warmup": 0, "seconds": 1.5},
+        load=_large("download", seconds=1.5),
     ),
     Scenario(
         name="up32m",
         says="32 MiB uploads, 4 connections",
-        load={
-            "mode": "upload",
-            "connections": 4,
-            "warmup": 0,
-            "seconds": 1,
-            "body_bytes": 32 * MIB,
-        },
+        load=_large("upload", body_bytes=32 * MIB),
         path=EMBEDDINGS,
         sample_memory_s=0.02,
         most_rounds=2,
-    ),  # fmt: skip
+    ),
     Scenario(
         name="down128m",
         says="128 MiB downloads, 4 connections",
-        load={
-            "mode": "download",
-            "connections": 4,
-            "warmup": 0,
-            "seconds": 1,
-            "big_bytes": 128 * MIB,
-        },
+        load=_large("download", big_bytes=128 * MIB),
         engine={"big_bytes": 128 * MIB},
         sample_memory_s=0.02,
         most_rounds=2,
-    ),  # fmt: skip
+    ),
     Scenario(
         name="gone_flowing",
         says="the caller leaves while tokens flow",
