@@ -16,12 +16,13 @@ from pathlib import Path
 
 from shared.domain.instance import Status, new_instance_id
 from shared.domain.node import HEARTBEAT_S
+from shared.embedded_redis import server_program
 from shared.settings import ROOT
 from shared.store import Change
 from shared.store.redis import RedisStore, connect
 from tests.bench.errors import BenchError
+from tests.bench.processes import Program
 from tests.builders import a_node, an_instance
-from tests.redis_server import running_redis
 
 HAS_KEYS = (ROOT / "web/keys.py").exists()
 """Whether this version of the web tier asks for API keys."""
@@ -58,9 +59,9 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: Path, *, engine_port: int, engine_key: str) -> Iterator[Fleet]:
+def fleet(folder: Path, cpu: int, engine_port: int, engine_key: str) -> Iterator[Fleet]:
     """Run a Redis in which the engine is the running instance of a node that lives."""
-    with running_redis(folder / "redis") as url:
+    with _redis(folder, cpu) as url:
         store = RedisStore(connect(url))
         epoch = store.announce(a_node(name=_NODE), holder="bench")
         over = threading.Event()
@@ -77,6 +78,23 @@ def fleet(folder: Path, *, engine_port: int, engine_key: str) -> Iterator[Fleet]
         finally:
             over.set()
             beating.join()
+
+
+@contextmanager
+def _redis(folder: Path, cpu: int) -> Iterator[str]:
+    socket = folder / "redis.sock"
+    words: list[str | Path] = [
+        server_program(),
+        ROOT / "configs/redis.conf",
+        "--unixsocket",
+        socket,
+    ]
+    redis = Program("redis", words, cpus=[cpu], folder=folder)
+    try:
+        redis.await_ready(socket.exists)
+        yield f"unix://{socket}"
+    finally:
+        redis.end()
 
 
 def _record(store: RedisStore, epoch: int, port: int, key: str) -> str:

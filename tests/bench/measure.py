@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
-from tests.bench.processes import Program, cpu_seconds, memory_mib
+from tests.bench.processes import ENDED_WITH_US, Program, cpu_seconds, memory_mib
 from tests.bench.results import Measurement
 from tests.bench.scenarios import Scenario
 from tests.bench.targets import Plan, Target
@@ -71,7 +71,7 @@ class Bench:
         }
         if scenario.load["mode"] == "gone":
             options["engine_port"] = self.engine_port
-        words = ["taskset", "--cpu-list", str(self.load_cpu), str(self.loadgen)]
+        words = [*ENDED_WITH_US, "taskset", "--cpu-list", str(self.load_cpu), str(self.loadgen)]
         if live.plan.bearer:
             words += ["--header", f"Authorization: Bearer {live.plan.bearer}"]
         for name, value in options.items():

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import clock_gettime
 
+from tests.bench.errors import BenchError
 from tests.demo.waiting import until
 
+# Should this process be killed, what it started must not go on alone.
+ENDED_WITH_US = ("setpriv", "--pdeathsig", "TERM")
+
+_START_S = 90.0  # LiteLLM takes its time
 _END_S = 5.0
+_LAST_WORDS = 2000  # characters
 _SCHEDULED = 2  # clock_getcpuclockid(3): the process's clock of all time it ran, in ns
 _SESSION_FIELD = 3  # of /proc/PID/stat, counted after the name: state, ppid, pgrp, session
 
@@ -42,8 +48,7 @@ class Program:
         """
         self.name = name
         self.log = folder / f"{name}.log"
-        # setpriv: should this process be killed, what it started must not go on alone.
-        words = ["setpriv", "--pdeathsig", "TERM", "taskset", "--cpu-list", _listed(cpus), *command]
+        words = [*ENDED_WITH_US, "taskset", "--cpu-list", _listed(cpus), *command]
         with self.log.open("wb") as output:
             self._popen = subprocess.Popen(
                 words,
@@ -63,6 +68,17 @@ class Program:
     def pids(self) -> list[int]:
         """Return its processes."""
         return [pid for pid in _all_pids() if _session(pid) == self._popen.pid]
+
+    def await_ready(self, ready: Callable[[], bool]) -> None:
+        """Return once `ready()` is true.
+
+        Raises:
+            BenchError: it did not become so, or the program ended; with its last words.
+        """
+        until(lambda: ready() or not self.running, _START_S)
+        if not self.running or not ready():
+            said = self.log.read_text(errors="replace")[-_LAST_WORDS:]
+            raise BenchError(f"{self.name} does not answer as it should; it said:\n{said}")
 
     def end(self) -> None:
         """End all its processes: SIGTERM, then SIGKILL."""

@@ -21,11 +21,9 @@ from tests.bench.results import Results
 from tests.bench.scenarios import CHAT, SCALE_TARGETS, Scenario
 from tests.bench.targets import Site, Target
 from tests.demo.fleet import free_ports
-from tests.demo.waiting import until
 
 _FIRST_PORT = 21000
 _PORTS_EACH = 2  # vllm-router listens for Prometheus too
-_START_S = 90.0  # LiteLLM takes its time
 _GIVE_UP_AFTER = 2  # refusals of one target in one scenario: more would say no more
 _PROBE = '{"model":"m","messages":[{"role":"user","content":"Hello?"}],"seed":1000000000}'
 
@@ -65,7 +63,7 @@ def run(
     cpus = Cpus.of_this_machine()
     programs = build(FOLDER / "bin")
     results = Results()
-    os.sched_setaffinity(0, {cpus.load})  # Redis too, which is started like us
+    os.sched_setaffinity(0, {cpus.load})
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         port = free_ports(_PORTS_EACH * (len(chosen) + 1), first=_FIRST_PORT)
@@ -76,7 +74,7 @@ def run(
             port=port,
             engine_port=port,
             engine_key=engine_key,
-            fleet=stack.enter_context(fleet(folder, engine_port=port, engine_key=engine_key)),
+            fleet=stack.enter_context(fleet(folder, cpus.load, port, engine_key)),
             peers=peers,
         )
         lives: list[Live] = []
@@ -115,7 +113,7 @@ def _engine(program: Path, port: int, key: str, cpus: Cpus, folder: Path) -> Ite
     words: list[str | Path] = [program, "--port", str(port), "--key", key]
     engine = Program("engine", words, cpus=[cpus.load], folder=folder)
     try:
-        _await(engine, lambda: _status("GET", port, "/health") == http.HTTPStatus.OK)
+        engine.await_ready(lambda: _status("GET", port, "/health") == http.HTTPStatus.OK)
         yield
     finally:
         engine.end()
@@ -134,17 +132,10 @@ def _live(target: Target, site: Site, cpus: Cpus) -> Iterator[Live]:
     )
     try:
         path, bearer = f"{plan.prefix}{CHAT}", plan.bearer
-        _await(program, lambda: _status("POST", site.port, path, bearer) == http.HTTPStatus.OK)
+        program.await_ready(lambda: _status("POST", site.port, path, bearer) == http.HTTPStatus.OK)
         yield Live(target=target, plan=plan, port=site.port, program=program)
     finally:
         program.end()
-
-
-def _await(program: Program, ready: Callable[[], bool]) -> None:
-    until(lambda: ready() or not program.running, _START_S)
-    if not program.running or not ready():
-        said = program.log.read_text(errors="replace")[-2000:]
-        raise BenchError(f"{program.name} does not answer as it should; it said:\n{said}")
 
 
 def _status(method: str, port: int, path: str, bearer: str = "") -> int:
