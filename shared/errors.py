@@ -2,7 +2,12 @@
 
 FleetError
 ├── InvalidRequest        the caller sent something wrong; names the field
-├── Unauthorized          the caller may not do this
+├── RequestTooLarge       the body is longer than is taken
+├── HeadersTooLarge       the headers are more, or longer, than are taken
+├── RequestTimeout        the caller stopped sending in the middle of its request
+├── NotSupported          HTTP that is right, and that the fleet does not do
+├── Unauthorized          nobody knows who the caller is
+├── Forbidden             the caller is known and may not do this
 ├── NotFound              no such thing
 ├── Conflict              the thing is not in a state for this
 ├── NoCapacity            nothing has room now
@@ -36,8 +41,28 @@ class InvalidRequest(FleetError):
         self.field = field
 
 
+class RequestTooLarge(FleetError):
+    """The body of a request is longer than is taken."""
+
+
+class HeadersTooLarge(FleetError):
+    """The headers of a request are more, or longer, than are taken."""
+
+
+class RequestTimeout(FleetError):
+    """The caller stopped sending in the middle of its request."""
+
+
+class NotSupported(FleetError):
+    """The request is right as HTTP, and asks for what the fleet does not do."""
+
+
 class Unauthorized(FleetError):
-    """The caller may not do this; the message says what to do."""
+    """Nobody knows who the caller is; the message says what to do."""
+
+
+class Forbidden(FleetError):
+    """The caller is known and may not do this; the message says what it would take."""
 
 
 class NotFound(FleetError):
@@ -66,7 +91,7 @@ class InstanceNotReady(FleetError):
 
 
 class EngineError(FleetError):
-    """Something between the proxy and an engine went wrong."""
+    """Something between the proxy and an engine went wrong; its answer cannot be passed on."""
 
 
 class EngineUnreachable(EngineError):

@@ -29,6 +29,9 @@ _WEEK_S = 604_800  # poll(2) takes no more than 24 days
 _SHORTEST_S = 0.1  # a sweep more often than that would only load Redis
 _UNIX_PATH_MAX = 107  # sun_path holds 108 bytes with the final NUL: unix(7)
 
+_ENGINE_PATH = re.compile(r"/(?:[A-Za-z0-9._~:@!$&'()+=/-]*|(?:[A-Za-z0-9._~:@-]+/)*\*)")
+_DOT_SEGMENT = re.compile(r"/\.{1,2}(?=/|$)")
+
 _INHERITED = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "LD_LIBRARY_PATH",
@@ -93,6 +96,16 @@ def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})", value):
         raise ValueError("must be 1 to 63 letters, digits, dots, dashes or underscores")
     return value
+
+
+def _engine_paths(value: str) -> tuple[str, ...]:
+    paths = tuple(value.replace(",", " ").split())
+    for path in paths:
+        if not _ENGINE_PATH.fullmatch(path) or "//" in path or _DOT_SEGMENT.search(path):
+            raise ValueError(
+                f"{path} must be a plain path like /sleep, or a prefix like /inference/*"
+            )
+    return paths
 
 
 def _redis_url(value: str) -> str:
@@ -164,6 +177,11 @@ class Settings:
         unit="threads",
         doc="per web process; each request or stream under way holds one",
     )  # fmt: skip
+    web_graceful_timeout_s: int = _setting(
+        "WEB_GRACEFUL_TIMEOUT", _whole(0, 86_400), "300",
+        unit="seconds",
+        doc="for requests under way to end when a web process is stopped or replaced",
+    )  # fmt: skip
     proxy_connect_timeout_s: float = _setting(
         "PROXY_CONNECT_TIMEOUT", _seconds, "3", unit="seconds", doc="connecting to an engine"
     )
@@ -174,6 +192,31 @@ class Settings:
     proxy_idle_timeout_s: float = _setting(
         "PROXY_IDLE_TIMEOUT", _seconds, "300",
         unit="seconds", doc="silence in the middle of an answer",
+    )  # fmt: skip
+    proxy_max_body: int = _setting(
+        "PROXY_MAX_BODY", _whole(0, 2**40), "67108864",
+        unit="bytes", doc="longest body of a request to an engine; a longer one is answered 413",
+    )  # fmt: skip
+    proxy_header_timeout_s: float = _setting(
+        "PROXY_HEADER_TIMEOUT", _interval, "30",
+        unit="seconds", doc="from the first byte of a request to the end of its headers",
+    )  # fmt: skip
+    proxy_body_timeout_s: float = _setting(
+        "PROXY_BODY_TIMEOUT", _interval, "60",
+        unit="seconds", doc="without a byte of a request's body, answered 408",
+    )  # fmt: skip
+    proxy_max_header_bytes: int = _setting(
+        "PROXY_MAX_HEADER_BYTES", _whole(1024, 2**24), "65536",
+        unit="bytes", doc="all headers of a request together; more is answered 431",
+    )  # fmt: skip
+    proxy_max_headers: int = _setting(
+        "PROXY_MAX_HEADERS", _whole(8, 32768), "100",
+        unit="headers", doc="of a request; more is answered 431",
+    )  # fmt: skip
+    proxy_allow_paths: tuple[str, ...] = _setting(
+        "PROXY_ALLOW_PATHS", _engine_paths, "",
+        unit="paths",
+        doc="engine paths to open to admin keys besides the usual ones: /sleep /inference/*",
     )  # fmt: skip
 
     redis_url: str = _setting(

@@ -11,12 +11,18 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from shared import errors
+from web.connection import close_after
 
 log = logging.getLogger(__name__)
 
 _STATUS: dict[type[errors.FleetError], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
+    errors.RequestTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.HeadersTooLarge: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    errors.RequestTimeout: HTTPStatus.REQUEST_TIMEOUT,
+    errors.NotSupported: HTTPStatus.NOT_IMPLEMENTED,
     errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.NoCapacity: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -38,10 +44,17 @@ def status_of(error: errors.FleetError) -> HTTPStatus:
     return HTTPStatus.INTERNAL_SERVER_ERROR
 
 
+def error_object(
+    status: int, message: str, *, code: str, field: str | None = None
+) -> dict[str, str | None]:
+    """Return what stands below `error` in the OpenAI API."""
+    kind = "invalid_request_error" if status in _CLIENT_ERRORS else "server_error"
+    return {"message": message, "type": kind, "param": field, "code": code}
+
+
 def error_body(status: int, message: str, *, code: str, field: str | None = None) -> bytes:
     """Return the JSON of an error in the shape of the OpenAI API, ending in a newline."""
-    kind = "invalid_request_error" if status in _CLIENT_ERRORS else "server_error"
-    error = {"message": message, "type": kind, "param": field, "code": code}
+    error = error_object(status, message, code=code, field=field)
     return json.dumps({"error": error}).encode() + b"\n"
 
 
@@ -56,12 +69,14 @@ def add_error_handlers(app: Flask) -> None:
 def _fleet_error(error: errors.FleetError) -> Response:
     status = status_of(error)
     field = error.field if isinstance(error, errors.InvalidRequest) else None
-    response = _response(status, str(error), code=_code(error), field=field)
+    response = _response(status, str(error), code=code_of(error), field=field)
     retry_after = _RETRY_AFTER_S.get(type(error))
     if isinstance(error, errors.InstanceNotReady):
         retry_after = error.retry_after_s
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
+    if status is HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 15.5.2
     return response
 
 
@@ -82,9 +97,8 @@ def _http_error(error: HTTPException) -> Response:
 def _malformed_body(error: ParseException) -> Response:
     # gunicorn reads a chunked body only when the view does, so its complaint comes up here.
     body = f"body: malformed chunks: {error}"
-    response = _response(HTTPStatus.BAD_REQUEST, body, code="invalid_request")
-    response.headers["Connection"] = "close"  # where the next request begins is not known
-    return response
+    close_after(request.environ)  # where the next request begins is not known
+    return _response(HTTPStatus.BAD_REQUEST, body, code="invalid_request")
 
 
 def _bug(error: Exception) -> Response:
@@ -101,7 +115,7 @@ def _response(status: int, message: str, *, code: str, field: str | None = None)
     return Response(body, status, content_type="application/json")
 
 
-def _code(error: errors.FleetError) -> str:
+def code_of(error: errors.FleetError) -> str:
     """Return a class name as a code: InvalidRequest → invalid_request."""
     name = type(error).__name__
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).removeprefix("_")

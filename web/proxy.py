@@ -8,81 +8,161 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import h11
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
+from gunicorn.http.body import Body
 from werkzeug.datastructures import Headers
 from werkzeug.http import is_hop_by_hop_header
 from werkzeug.routing import BaseConverter, Rule
 
+from shared.address import authority
 from shared.domain.instance import Instance
+from shared.errors import (
+    EngineUnreachable,
+    FleetError,
+    HeadersTooLarge,
+    InstanceNotReady,
+    NotSupported,
+)
+from web import request_id
 from web.activity import Activity
+from web.auth import authorize
 from web.caller import caller_socket
-from web.exchange import AnswerBroken, CallerGone, Exchange, Patience
+from web.connection import close_after
+from web.engine_paths import EnginePaths
+from web.errors import error_body
+from web.exchange import AnswerBroken, Exchange, Patience
 from web.exchange import Headers as RawHeaders
 from web.routing import RoutingTable
 from web.target import engine_target
+from web.upload import CallerGone, GunicornUpload, NoUpload, PlainUpload, Upload, too_large
 
-_CHUNK = 64 * 1024
-_CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it
+_CALLER_GONE = "499 Client Closed Request"  # nginx's; read only by one that half-closed
+_UNAUTHORIZED = 401
+_ANOTHER_ENGINE_RETRY_S = 5  # by then the worker has probed the engine
+
+# Where vLLM's own key is asked for: plain prefixes; and never for OPTIONS (0.33.0,
+# entrypoints/serve/middleware/authenticate.py).
+_GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 
 _NOT_FORWARDED = frozenset(
     {
         "host", "content-length", "expect",  # ours to say
         "authorization", "cookie", "x-api-key",  # the caller's secrets; the engine has its own key
+        "x-request-id",  # checked first: ours, or the caller's if it is fit to be passed on
         "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip",
     }
 )  # fmt: skip
-_NOT_RETURNED = frozenset({"date", "server"})  # the web server says its own; two would be wrong
+_NOT_RETURNED = frozenset(
+    {
+        "date", "server",  # the web server says its own; two would be wrong
+        "set-cookie", "set-cookie2",  # ours to set, on our own name
+    }
+)  # fmt: skip
+_NOT_RETURNED_PREFIX = "access-control-"  # whose pages may read answers is not an engine's to say
+_OURS = {
+    "X-Accel-Buffering": "no",  # a proxy in front of us must not collect the stream
+    # An answer opened as a page must not run as one of ours.
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the proxy takes of one request."""
+
+    body: int  # bytes
+    header_bytes: int  # of all headers
+    headers: int
 
 
 class Proxy:
     """Moves requests and answers between callers and engines; chooses nothing."""
 
-    def __init__(self, table: RoutingTable, activity: Activity, patience: Patience) -> None:
+    def __init__(
+        self,
+        table: RoutingTable,
+        activity: Activity,
+        paths: EnginePaths,
+        patience: Patience,
+        limits: Limits,
+    ) -> None:
         self._table = table
         self._activity = activity
+        self._paths = paths
         self._patience = patience
+        self._limits = limits
 
     def add_to(self, app: Flask) -> None:
         """Take all methods on all paths below /proxy/{id}."""
         app.url_map.converters["rest"] = _Rest
         # Flask's own route() insists on a list of methods; a rule without one takes any.
         for path in ("/proxy/<instance_id>", "/proxy/<instance_id>/<rest:_>"):
-            app.url_map.add(Rule(path, endpoint="proxy", methods=None, strict_slashes=False))
+            for websocket in (False, True):
+                rule = Rule(path, endpoint="proxy", strict_slashes=False, websocket=websocket)
+                app.url_map.add(rule)
         app.view_functions["proxy"] = self.view
 
     def view(self, instance_id: str, _: str = "") -> Response:
         """Forward this request to its engine and stream the answer back."""
         target = engine_target(_raw_target(), f"/proxy/{instance_id}")
+        path = target.partition("?")[0]
+        access = self._paths.access(path, request.method)
+        # Before `route`, whose refusals tell that there is such an instance and how it is.
+        authorize(g.principal, instance_id, self._table.last_known(instance_id), access, path)
         instance = self._table.route(instance_id)
+        upload = self._accept()
         self._activity.begin(instance_id)
         try:
-            return self._forward(instance, target)
-        except BaseException as error:
+            return self._forward(instance, target, upload)
+        except CallerGone:
             self._activity.end(instance_id)
-            if isinstance(error, CallerGone):
-                return Response(status=_CLIENT_CLOSED_REQUEST)
+            return _gone()
+        except BaseException:
+            self._activity.end(instance_id)
+            raise
+        finally:
+            if not upload.complete:
+                close_after(request.environ)
+
+    def _accept(self) -> Upload:
+        """Return the body of this request, if its head is one to forward."""
+        try:
+            _check_head(self._limits)
+            return _upload(self._limits.body, self._patience.body)
+        except FleetError:
+            close_after(request.environ)  # its body is still to come
             raise
 
-    def _forward(self, instance: Instance, target: str) -> Response:
-        exchange = Exchange(
-            instance.host,
-            instance.port or 0,
-            caller_socket=caller_socket(request.environ),
-            patience=self._patience,
-        )
+    def _forward(self, instance: Instance, target: str, upload: Upload) -> Response:
         try:
-            exchange.send(
-                request.method.encode(), target.encode(), _request_headers(instance), _body()
+            exchange = Exchange(
+                instance.host,
+                instance.port or 0,
+                caller_socket=caller_socket(request.environ),
+                patience=self._patience,
             )
+        except EngineUnreachable as error:
+            if refusal := self._table.unreachable(instance):
+                raise refusal from error
+            raise
+        try:
+            if not target.startswith(_GUARDED) or request.method == "OPTIONS":
+                _prove(exchange, instance)
+            headers = _request_headers(instance)
+            exchange.send(request.method.encode(), target.encode(), headers, upload)
             answer = exchange.answer()
+            _require_own_engine(answer.status_code, instance)
+            body = _AnswerBody(exchange, self._activity, instance.instance_id)
+            return _response(answer, body)
         except BaseException:
             exchange.close()
             raise
-        return _response(answer, _AnswerBody(exchange, self._activity, instance.instance_id))
 
 
 class _Rest(BaseConverter):
@@ -131,11 +211,88 @@ def _raw_target() -> str:
     return raw if isinstance(raw, str) else request.full_path.removesuffix("?")
 
 
-def _request_headers(instance: Instance) -> RawHeaders:
-    host = f"[{instance.host}]" if ":" in instance.host else instance.host
+def _check_head(limits: Limits) -> None:
+    """Return if this request's head is one to forward.
+
+    Raises:
+        HeadersTooLarge: it has too many headers, or too long ones.
+        NotSupported: it wants another protocol, or its body has another coding than `chunked`.
+    """
+    headers = list(request.headers.items())
+    if len(headers) > limits.headers:
+        raise HeadersTooLarge(f"headers: {len(headers)}, more than PROXY_MAX_HEADERS allows")
+    size = sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
+    if size > limits.header_bytes:
+        raise HeadersTooLarge(f"headers: {size} bytes, more than PROXY_MAX_HEADER_BYTES allows")
+    if request.headers.get("Upgrade", "").lower() == "websocket":
+        raise NotSupported("header Upgrade: this server does not pass WebSockets on")
+    coding = request.headers.get("Transfer-Encoding", "chunked")
+    if coding.strip().lower() != "chunked":
+        raise NotSupported(f"header Transfer-Encoding: {coding!r}; only chunked is taken")
+
+
+def _upload(limit: int, patience_s: float) -> Upload:
+    """Return the body of this request.
+
+    Raises:
+        RequestTooLarge: its announced length is over the limit.
+    """
+    if not request.content_length and not _is_chunked():
+        return NoUpload()
+    if (request.content_length or 0) > limit:
+        raise too_large()
+    source = request.environ.get("wsgi.input")
+    caller = caller_socket(request.environ)
+    if isinstance(source, Body) and caller is not None:
+        return GunicornUpload(source, caller, limit=limit, patience_s=patience_s)
+    return PlainUpload(request.stream, limit=limit)
+
+
+def _is_chunked() -> bool:
+    return "Transfer-Encoding" in request.headers
+
+
+def _prove(exchange: Exchange, instance: Instance) -> None:
+    """Make sure that it is this instance's engine at the other end: it knows the key.
+
+    Raises:
+        InstanceNotReady: it is another one.
+    """
     headers = [
-        ("Host", f"{host}:{instance.port}"),
+        (name.encode("latin-1"), value.encode("latin-1")) for name, value in _own_headers(instance)
+    ]
+    _require_own_engine(exchange.ask(b"/v1/models", headers), instance)
+
+
+def _require_own_engine(status: int, instance: Instance) -> None:
+    if status == _UNAUTHORIZED:
+        raise InstanceNotReady(
+            f"instance {instance.instance_id}: another engine answers at its address",
+            retry_after_s=_ANOTHER_ENGINE_RETRY_S,
+        )
+
+
+def _gone() -> Response:
+    message = (
+        "the caller closed its connection, or its sending half, before the answer began; "
+        "keep both open until the answer is complete"
+    )
+    close_after(request.environ)
+    body = error_body(499, message, code="client_closed_request")
+    return Response(body, _CALLER_GONE, content_type="application/json")
+
+
+def _own_headers(instance: Instance) -> list[tuple[str, str]]:
+    return [
+        ("Host", authority(instance.host, instance.port)),
         ("Authorization", f"Bearer {instance.engine_key}"),
+    ]
+
+
+def _request_headers(instance: Instance) -> RawHeaders:
+    headers = [
+        *_own_headers(instance),
+        (request_id.HEADER, g.request_id),
         *_end_to_end(request.headers.items(), _NOT_FORWARDED),
     ]
     if request.content_length is not None:
@@ -145,25 +302,15 @@ def _request_headers(instance: Instance) -> RawHeaders:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
-def _body() -> Iterable[bytes]:
-    if request.content_length or _is_chunked():
-        return iter(lambda: request.stream.read(_CHUNK), b"")
-    return ()
-
-
-def _is_chunked() -> bool:
-    return "chunked" in request.headers.get("Transfer-Encoding", "").lower()
-
-
 def _response(answer: h11.Response, body: _AnswerBody) -> Response:
+    given = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers)
     headers = Headers(
-        _end_to_end(
-            ((name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers),
-            _NOT_RETURNED,
-        )
+        (name, value)
+        for name, value in _end_to_end(given, _NOT_RETURNED)
+        if not name.lower().startswith(_NOT_RETURNED_PREFIX)
     )
+    headers.update(_OURS)
     has_type = "Content-Type" in headers
-    headers["X-Accel-Buffering"] = "no"  # a proxy in front of us must not collect the stream
     response = Response(body, answer.status_code, headers, direct_passthrough=True)
     if not has_type:
         del response.headers["Content-Type"]  # Flask's guess, not the engine's word
@@ -185,6 +332,7 @@ def _end_to_end(
         (name, value)
         for name, value in listed
         if not is_hop_by_hop_header(name)
+        and name.lower() != "proxy-connection"  # never a standard, and still sent
         and name.lower() not in dropped
         and name.lower() not in connection
     ]

@@ -10,7 +10,7 @@ import re
 
 from shared.errors import InvalidRequest
 
-_UNSAFE = re.compile(r"[^!-~]|\\|%(?![0-9A-Fa-f]{2})|%(?:00|2[fF]|5[cC]|25)")
+_UNSAFE = re.compile(r"[^!-~]|[\\;]|%(?![0-9A-Fa-f]{2})|%(?:00|25|2[fF]|3[bB]|5[cC])")
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2[eE]){1,2}(?=/|$)")
 _ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 

@@ -16,8 +16,9 @@ from concurrent.futures import Executor, Future
 from contextlib import suppress
 from time import monotonic, time
 
+from shared.address import authority
 from shared.domain import params
-from shared.domain.instance import BY_IDLE, Desired, Exit, Instance, Status
+from shared.domain.instance import Desired, Exit, Instance, Status
 from shared.domain.reconcile import Observation, Remains
 from shared.settings import ROOT
 from workers import gpus, ports, probe, process_tree
@@ -94,8 +95,9 @@ class Engine:
         self._recorded = _recorded(record)
         if record.status is Status.STOPPING:
             self.begin_stop()  # its patience begins anew where another worker began the stop
-        by_idle = record.stop_by == BY_IDLE and record.status is Status.RUNNING
-        self._idle_asked_at = (self._idle_asked_at or monotonic()) if by_idle else None
+        self._idle_asked_at = (
+            (self._idle_asked_at or monotonic()) if record.about_to_stop_as_idle else None
+        )
         remains = self._remains(record)
         self._ending_since = (
             (self._ending_since or monotonic()) if remains is Remains.ENDING else None
@@ -282,7 +284,6 @@ def launch_of(
     record: Instance, *, command: list[str], env: dict[str, str], stop_timeout_s: float
 ) -> dict[str, object]:
     """Return what launch.json says of `record`, whose host, port and key are chosen."""
-    host = f"[{record.host}]" if ":" in record.host else record.host
     return {
         "instance_id": record.instance_id,
         "generation": record.generation,
@@ -290,7 +291,7 @@ def launch_of(
         "env": env,
         "host": record.host,
         "port": record.port,
-        "url": f"http://{host}:{record.port}",
+        "url": f"http://{authority(record.host, record.port)}",
         "key": record.engine_key,
         "names": list(params.served_names(record.model_name, record.params)),
         "stop_timeout_s": stop_timeout_s,

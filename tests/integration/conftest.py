@@ -1,6 +1,7 @@
 """Fixtures: `fleet`, shared by tests that leave it as they found it; `own_fleet`, to be broken.
 
-Both have two nodes: `one` takes three instances, `two` takes two.
+Both have two nodes: `one` takes three instances, `two` takes two. `way` is a web tier of each kind in
+turn, shared; `case` an instance behind it whose engine the test speaks for.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.conformance import Case, Way, running_way, ways
 from tests.integration.harness import LocalFleet, local_fleet
 
 
@@ -33,3 +35,16 @@ def fleet(shared_fleet: LocalFleet) -> Iterator[LocalFleet]:
 def own_fleet(tmp_path: Path) -> Iterator[LocalFleet]:
     with local_fleet(tmp_path) as fleet:
         yield fleet
+
+
+@pytest.fixture(scope="session", params=ways())
+def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
+    with running_way(request.param, tmp_path_factory.mktemp(request.param)) as way:
+        yield way
+
+
+@pytest.fixture
+def case(way: Way) -> Iterator[Case]:
+    case = Case(way)
+    yield case
+    case.close()

@@ -75,14 +75,15 @@ class LocalFleet:
         self.processes.append(Process(popen, log))
         return self.processes[-1]
 
-    def start_web(self, **env: str) -> Process:
-        """Start the web tier and wait until it answers."""
+    def start_web(self, *, worker_class: str | None = None, **env: str) -> Process:
+        """Start the web tier, by default as configured, and wait until it answers."""
         port = free_ports(1, first=5600)
         self.base = f"http://localhost:{port}"
         config = str(ROOT / "configs/gunicorn.conf.py")
+        chosen = ["--worker-class", worker_class] if worker_class else []
         web = self.start(
             "web",
-            ["gunicorn", "--config", config, "web.wsgi:app"],
+            ["gunicorn", "--config", config, *chosen, "web.wsgi:app"],
             {"APP_PORT": str(port), "WEB_PROCESSES": "1", **env},
         )
         assert until(lambda: self._answers("/healthz"), START_S), web.log.read_text()

@@ -48,7 +48,11 @@ class Engine:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with local_fleet(tmp_path_factory.mktemp("proxy")) as fleet:
         fleet.start_worker("one")
-        fleet.start_web(PROXY_FIRST_BYTE_TIMEOUT="4", PROXY_IDLE_TIMEOUT="4")
+        fleet.start_web(
+            PROXY_FIRST_BYTE_TIMEOUT="4",
+            PROXY_IDLE_TIMEOUT="4",
+            PROXY_MAX_BODY=str(256 * _MIB),
+        )
         yield Engine(fleet, fleet.create())
 
 
@@ -83,7 +87,7 @@ def test_any_method_reaches_the_engine(engine: Engine, method: str) -> None:
 
 
 def test_path_and_query_arrive_as_they_stood(engine: Engine) -> None:
-    target = "/echo/a%20b/%C3%A9+c;d=1?x=%2F&y=a+b&&z"
+    target = "/echo/a%20b/%C3%A9+c,d=1?x=%2F;&y=a+b&&z"
     assert engine.call("GET", target).json()["target"] == target
 
 
@@ -252,11 +256,11 @@ def test_an_unknown_instance_is_404(engine: Engine) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
-def test_an_ended_instance_is_404_and_says_why(engine: Engine) -> None:
+def test_an_ended_instance_is_503_and_says_why(engine: Engine) -> None:
     record = engine.fleet.create()
     engine.fleet.delete(record["instance_id"])
     answer = engine.fleet.call("GET", f"/proxy/{record['instance_id']}/v1/models")
-    assert answer.status_code == 404
+    assert (answer.status_code, answer.headers.get("Retry-After")) == (503, None)
     assert "is stopped: deleted by request" in answer.json()["error"]["message"]
 
 
