@@ -6,7 +6,8 @@ FleetError
 ├── HeadersTooLarge       the headers are more, or longer, than are taken
 ├── RequestTimeout        the caller stopped sending in the middle of its request
 ├── NotSupported          HTTP that is right, and that the fleet does not do
-├── Unauthorized          the caller may not do this
+├── Unauthorized          nobody knows who the caller is
+├── Forbidden             the caller is known and may not do this
 ├── NotFound              no such thing
 ├── Conflict              the thing is not in a state for this
 ├── NoCapacity            nothing has room now
@@ -57,7 +58,11 @@ class NotSupported(FleetError):
 
 
 class Unauthorized(FleetError):
-    """The caller may not do this; the message says what to do."""
+    """Nobody knows who the caller is; the message says what to do."""
+
+
+class Forbidden(FleetError):
+    """The caller is known and may not do this; the message says what it would take."""
 
 
 class NotFound(FleetError):

@@ -29,6 +29,9 @@ _WEEK_S = 604_800  # poll(2) takes no more than 24 days
 _SHORTEST_S = 0.1  # a sweep more often than that would only load Redis
 _UNIX_PATH_MAX = 107  # sun_path holds 108 bytes with the final NUL: unix(7)
 
+_ENGINE_PATH = re.compile(r"/(?:[A-Za-z0-9._~:@!$&'()+=/-]*|(?:[A-Za-z0-9._~:@-]+/)*\*)")
+_DOT_SEGMENT = re.compile(r"/\.{1,2}(?=/|$)")
+
 _INHERITED = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "LD_LIBRARY_PATH",
@@ -93,6 +96,16 @@ def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})", value):
         raise ValueError("must be 1 to 63 letters, digits, dots, dashes or underscores")
     return value
+
+
+def _engine_paths(value: str) -> tuple[str, ...]:
+    paths = tuple(value.replace(",", " ").split())
+    for path in paths:
+        if not _ENGINE_PATH.fullmatch(path) or "//" in path or _DOT_SEGMENT.search(path):
+            raise ValueError(
+                f"{path} must be a plain path like /sleep, or a prefix like /inference/*"
+            )
+    return paths
 
 
 def _redis_url(value: str) -> str:
@@ -194,6 +207,11 @@ class Settings:
     proxy_max_headers: int = _setting(
         "PROXY_MAX_HEADERS", _whole(8, 32768), "100",
         unit="headers", doc="of a request; more is answered 431",
+    )  # fmt: skip
+    proxy_allow_paths: tuple[str, ...] = _setting(
+        "PROXY_ALLOW_PATHS", _engine_paths, "",
+        unit="paths",
+        doc="engine paths to open to admin keys besides the usual ones: /sleep /inference/*",
     )  # fmt: skip
 
     redis_url: str = _setting(

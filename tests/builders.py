@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from shared.domain.instance import Instance
+from shared.domain.key import Key, Scope, new_secret
 from shared.domain.node import Gpu, Node
 from shared.settings import Settings
 
@@ -32,3 +33,10 @@ def a_gpu(index: int) -> Gpu:
 def settings(**env: str) -> Settings:
     """Return the settings that an environment of only these variables gives."""
     return Settings.from_env(env)
+
+
+def a_key(**changes: Any) -> tuple[Key, bytes]:
+    """Return a new admin key of `ann`, with `changes`, and what she sends."""
+    secret = new_secret()
+    plain = Key(key_id=secret.key_id, name="ann", scope=Scope.ADMIN, digest=secret.digest)
+    return replace(plain, **changes), secret.token.encode()

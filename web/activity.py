@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
 
 from shared.errors import StoreUnavailable
 from shared.store import USE_REPORT_S, Store
@@ -17,12 +16,16 @@ log = logging.getLogger(__name__)
 
 
 class Activity:
-    """Counts requests under way; knows nothing of what they are."""
+    """Counts requests under way; knows nothing of what they are.
+
+    Event loops and threads may call it alike: what its lock guards takes less than a microsecond,
+    and no input or output.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._under_way: Counter[str] = Counter()
+        self._under_way: dict[str, int] = {}
         self._ended: set[str] = set()  # since the last report
         self._closed = threading.Event()
 
@@ -37,15 +40,22 @@ class Activity:
     def begin(self, instance_id: str) -> None:
         """Note that a request to the instance is under way."""
         with self._lock:
-            self._under_way[instance_id] += 1
+            self._under_way[instance_id] = self._under_way.get(instance_id, 0) + 1
 
     def end(self, instance_id: str) -> None:
-        """Note that a request to the instance has ended."""
+        """Note that a request to the instance, which `begin` was told of, has ended."""
         with self._lock:
-            self._under_way[instance_id] -= 1
-            if not self._under_way[instance_id]:
+            left = self._under_way[instance_id] - 1
+            if left:
+                self._under_way[instance_id] = left
+            else:
                 del self._under_way[instance_id]
             self._ended.add(instance_id)
+
+    def in_flight(self) -> dict[str, int]:
+        """Return how many requests are under way to each instance that has any."""
+        with self._lock:
+            return dict(self._under_way)
 
     def report(self) -> None:
         """Tell the store what is in use or was since the last report.

@@ -15,12 +15,18 @@ from shared.settings import Settings
 from shared.store import Store
 from web import health
 from web.activity import Activity
-from web.auth import add_auth
 from web.connection import ClosingConnections
+from web.engine_paths import EnginePaths
 from web.errors import add_error_handlers
 from web.exchange import Patience
+from web.gate import add_gate
 from web.instances import Instances
+from web.keys import KeyTable
+from web.metrics import Metrics, add_metrics
 from web.proxy import Limits, Proxy
+from web.relay.admission import Admission
+from web.relay.relay import Parts
+from web.request_id import add_request_ids
 from web.routing import RoutingTable
 
 
@@ -30,7 +36,9 @@ def create_app(
     store: Store,
     doorbells: Doorbells,
     table: RoutingTable,
+    keys: KeyTable,
     activity: Activity,
+    metrics: Metrics,
 ) -> Flask:
     """Return the web application.
 
@@ -40,7 +48,8 @@ def create_app(
     app = Flask("web", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # a redirect to a merged path would be built from Host
-    add_auth(app)
+    add_request_ids(app)
+    add_gate(app, keys, settings.app_port)
     add_error_handlers(app)
     base = base_params(settings)
     app.register_blueprint(Instances(settings, store, doorbells, table, base).blueprint())
@@ -56,8 +65,16 @@ def create_app(
         header_bytes=settings.proxy_max_header_bytes,
         headers=settings.proxy_max_headers,
     )
-    Proxy(table, activity, patience, limits).add_to(app)
+    paths = EnginePaths(settings.proxy_allow_paths)
+    Proxy(table, activity, paths, patience, limits).add_to(app)
+    add_metrics(app, metrics)
     app.wsgi_app = ClosingConnections(app.wsgi_app)  # type: ignore[method-assign]
+    app.extensions["relay"] = Parts(
+        settings=settings,
+        admission=Admission(table, keys, paths),
+        activity=activity,
+        metrics=metrics,
+    )
     return app
 
 

@@ -22,6 +22,7 @@ _STATUS: dict[type[errors.FleetError], HTTPStatus] = {
     errors.RequestTimeout: HTTPStatus.REQUEST_TIMEOUT,
     errors.NotSupported: HTTPStatus.NOT_IMPLEMENTED,
     errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.NoCapacity: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -68,12 +69,14 @@ def add_error_handlers(app: Flask) -> None:
 def _fleet_error(error: errors.FleetError) -> Response:
     status = status_of(error)
     field = error.field if isinstance(error, errors.InvalidRequest) else None
-    response = _response(status, str(error), code=_code(error), field=field)
+    response = _response(status, str(error), code=code_of(error), field=field)
     retry_after = _RETRY_AFTER_S.get(type(error))
     if isinstance(error, errors.InstanceNotReady):
         retry_after = error.retry_after_s
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
+    if status is HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 15.5.2
     return response
 
 
@@ -112,7 +115,7 @@ def _response(status: int, message: str, *, code: str, field: str | None = None)
     return Response(body, status, content_type="application/json")
 
 
-def _code(error: errors.FleetError) -> str:
+def code_of(error: errors.FleetError) -> str:
     """Return a class name as a code: InvalidRequest → invalid_request."""
     name = type(error).__name__
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).removeprefix("_")

@@ -1,11 +1,16 @@
-"""/healthz: this process lives. /readyz: it can do its work."""
+"""/healthz: this process lives. /readyz: it can do its work.
+
+Anybody may ask both. Which part is missing, and Redis's own words, are for admins: they tell where
+Redis is and when nobody looks.
+"""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, g, jsonify
 
+from shared.domain.key import Scope
 from shared.errors import StoreUnavailable
 from shared.store import Store
 from web.errors import error_object
@@ -23,12 +28,15 @@ def blueprint(store: Store) -> Blueprint:
     def readyz() -> tuple[Response, int]:
         checks = _checks(store)
         ready = all(check == "ok" for check in checks.values())
+        shown = checks if g.principal and g.principal.scope is Scope.ADMIN else {}
         if ready:
-            return jsonify(status="ok", **checks), HTTPStatus.OK
+            return jsonify(status="ok", **shown), HTTPStatus.OK
         faults = "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
         status = HTTPStatus.SERVICE_UNAVAILABLE
-        error = error_object(status, f"not ready: {faults}", code="not_ready")
-        return jsonify(status="not ready", **checks, error=error), status
+        error = error_object(
+            status, f"not ready: {faults}" if shown else "not ready", code="not_ready"
+        )
+        return jsonify(status="not ready", **shown, error=error), status
 
     return routes
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import h11
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from gunicorn.http.body import Body
 from werkzeug.datastructures import Headers
 from werkzeug.http import is_hop_by_hop_header
@@ -21,9 +21,12 @@ from werkzeug.routing import BaseConverter, Rule
 from shared.address import authority
 from shared.domain.instance import Instance
 from shared.errors import FleetError, HeadersTooLarge, InstanceNotReady, NotSupported
+from web import request_id
 from web.activity import Activity
+from web.auth import authorize
 from web.caller import caller_socket
 from web.connection import close_after
+from web.engine_paths import EnginePaths
 from web.errors import error_body
 from web.exchange import AnswerBroken, Exchange, Patience
 from web.exchange import Headers as RawHeaders
@@ -43,6 +46,7 @@ _NOT_FORWARDED = frozenset(
     {
         "host", "content-length", "expect",  # ours to say
         "authorization", "cookie", "x-api-key",  # the caller's secrets; the engine has its own key
+        "x-request-id",  # checked first: ours, or the caller's if it is fit to be passed on
         "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip",
     }
 )  # fmt: skip
@@ -76,10 +80,16 @@ class Proxy:
     """Moves requests and answers between callers and engines; chooses nothing."""
 
     def __init__(
-        self, table: RoutingTable, activity: Activity, patience: Patience, limits: Limits
+        self,
+        table: RoutingTable,
+        activity: Activity,
+        paths: EnginePaths,
+        patience: Patience,
+        limits: Limits,
     ) -> None:
         self._table = table
         self._activity = activity
+        self._paths = paths
         self._patience = patience
         self._limits = limits
 
@@ -96,6 +106,10 @@ class Proxy:
     def view(self, instance_id: str, _: str = "") -> Response:
         """Forward this request to its engine and stream the answer back."""
         target = engine_target(_raw_target(), f"/proxy/{instance_id}")
+        path = target.partition("?")[0]
+        access = self._paths.access(path, request.method)
+        # Before `route`, whose refusals tell that there is such an instance and how it is.
+        authorize(g.principal, self._table.find(instance_id), access, path)
         instance = self._table.route(instance_id)
         upload = self._accept()
         self._activity.begin(instance_id)
@@ -270,6 +284,7 @@ def _own_headers(instance: Instance) -> list[tuple[str, str]]:
 def _request_headers(instance: Instance) -> RawHeaders:
     headers = [
         *_own_headers(instance),
+        (request_id.HEADER, g.request_id),
         *_end_to_end(request.headers.items(), _NOT_FORWARDED),
     ]
     if request.content_length is not None:

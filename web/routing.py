@@ -1,34 +1,55 @@
 """This process's routing table: every instance that is not ended, as last heard.
 
-Fed by the store's notifications and by a full read every few seconds; with the store away it keeps
-what it knew. The request path reads it and touches no Redis.
+Fed by the store's notifications and by a full read every few seconds. The request path reads it and
+touches no Redis. What it knows it keeps until it sees that an instance has ended: with the store
+away, and also when the store has lost a record, because the engine still runs.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from time import monotonic
 
-from shared.domain.instance import BY_IDLE, Desired, Instance, Status
+from shared.domain.instance import Desired, Instance, Status
 from shared.errors import InstanceNotReady, NotFound, StoreUnavailable
 from shared.store import Store
+from web.lookup import Lookup
 
 _REFRESH_S = 5.0  # should a notification be lost
 _PAUSE_S = 0.5  # between tries while the store is away
 _LOADING_RETRY_S = 5
+_MOST_ENDED = 4096  # remembered, newest kept; a few hundred bytes each
+_MOST_UNRECORDED = 1024  # kept, newest kept; a few thousand bytes each
+_NAMED = 10  # in one log line
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a table stands with the store."""
+
+    instances: int  # in the table
+    confirmed_at: float | None  # by time.monotonic(): when the store last gave the whole table
+    store_up: bool
+
+
 class RoutingTable:
-    """Knows which instance is where. Reads are lock-free: one dict is replaced by another."""
+    """Knows which instance is where. Whoever reads it waits for nobody: each read is one dict's."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._lookup = Lookup(store)
         self._instances: dict[str, Instance] = {}
-        self._changed = threading.Condition()
+        self._serving: dict[str, Instance] = {}  # those of them that take requests
+        self._unrecorded: dict[str, None] = {}  # those of them that the store has lost, in order
+        self._ended: dict[str, str] = {}  # id → what to answer, oldest first
+        self._changed = threading.Condition()  # held to change any of these four
+        self._confirmed_at: float | None = None
+        self._store_up: bool | None = None  # None: not heard of yet
         self._closed = threading.Event()
 
     def start(self) -> None:
@@ -39,8 +60,68 @@ class RoutingTable:
         """Stop following, at the next notification or refresh."""
         self._closed.set()
 
+    # what the request path asks
+
+    def serving(self, instance_id: str) -> Instance | None:
+        """Return the instance if it is known to take requests now; never blocks."""
+        return self._serving.get(instance_id)
+
+    def route(self, instance_id: str) -> Instance:
+        """Return the instance if it takes requests now.
+
+        Asks the store only about one that this table has never heard of, see `Lookup`.
+
+        Raises:
+            NotFound: there is no such instance.
+            InstanceNotReady: it loads, stops, has stopped or has failed; says which.
+            StoreUnavailable: the table does not know it, and the store cannot say.
+        """
+        instance = self._instances.get(instance_id)
+        if instance is None:
+            if why := self._ended.get(instance_id):
+                raise InstanceNotReady(why, retry_after_s=None)
+            instance = self._look_up(instance_id)
+        if not instance.serving:
+            raise _refusal(instance)
+        return instance
+
+    def unreachable(self, instance: Instance) -> InstanceNotReady | None:
+        """Hear that the instance's engine takes no connection; return what to answer.
+
+        None where its record says that it runs and the store is there to tell what comes of it:
+        then it is a gateway's error. Where nobody can tell, it counts as stopped; one whose record
+        is lost leaves the table.
+        """
+        name = instance.instance_id
+        with self._changed:
+            if name in self._unrecorded:
+                why = f"instance {name} is stopped: it takes no connection, and its record is lost"
+                self._drop(name, why)
+                self._changed.notify_all()
+                return InstanceNotReady(why, retry_after_s=None)
+        if self._store_up is False:
+            return InstanceNotReady(
+                f"instance {name} takes no connection, and Redis, which could say why, is away",
+                retry_after_s=_LOADING_RETRY_S,
+            )
+        return None
+
+    def routes(self, instance_id: str) -> bool:
+        """Say whether the table holds the instance, serving or not; never blocks."""
+        return instance_id in self._instances
+
+    def knows(self, instance_id: str) -> bool:
+        """Say whether there is such an instance, or was; never blocks."""
+        return instance_id in self._instances or instance_id in self._ended
+
+    def standing(self) -> Standing:
+        """Return how this table stands with the store."""
+        return Standing(len(self._instances), self._confirmed_at, self._store_up is True)
+
+    # what the control API asks
+
     def find(self, instance_id: str) -> Instance:
-        """Return the instance; asks the store only about one that the table does not know.
+        """Return the record, ended or not; asks the store about one that is not in the table.
 
         Raises:
             NotFound: there is no such instance.
@@ -50,19 +131,6 @@ class RoutingTable:
         if known is None:
             raise NotFound(f"no instance {instance_id}")
         return known
-
-    def route(self, instance_id: str) -> Instance:
-        """Return the instance if it takes requests now.
-
-        Raises:
-            NotFound: there is no such instance, or it has ended.
-            InstanceNotReady: it loads, stops or has failed; says which.
-            StoreUnavailable: as for `find`.
-        """
-        instance = self.find(instance_id)
-        if not instance.serving:
-            raise _refusal(instance)
-        return instance
 
     def wait_for(
         self, instance_id: str, done: Callable[[Instance], bool], timeout_s: float
@@ -86,24 +154,81 @@ class RoutingTable:
                     timeout=min(left, _REFRESH_S),
                 )
 
+    # what feeds it
+
     def hear(self, instance_id: str) -> None:
         """Read one instance again, because it changed."""
-        record = self._store.get(instance_id)
-        instances = dict(self._instances)
-        if record is None or record.ended:
-            instances.pop(instance_id, None)
-        else:
-            instances[instance_id] = record
-        self._replace(instances)
+        self._take({instance_id: self._store.get(instance_id)})
+        self._store_up = True
 
     def refresh(self) -> None:
-        """Read all instances again."""
-        self._replace({record.instance_id: record for record in self._store.instances()})
-
-    def _replace(self, instances: dict[str, Instance]) -> None:
+        """Read all instances again; of those that are not listed any more, see what became."""
+        found: dict[str, Instance | None] = {
+            record.instance_id: record for record in self._store.instances()
+        }
         with self._changed:
-            self._instances = instances
+            missing = self._instances.keys() - found.keys() - self._unrecorded.keys()
+        self._take(found | {name: self._store.get(name) for name in missing})
+        self._confirmed_at = monotonic()
+        self._store_up = True
+
+    def _take(self, found: Mapping[str, Instance | None]) -> None:
+        """Take records into the table; None is one that the store does not have."""
+        lost = []
+        with self._changed:
+            for name, record in found.items():
+                if record is None:
+                    lost += self._lose(name)
+                elif record.ended:
+                    self._drop(name, str(_refusal(record)))
+                else:
+                    self._put(record)
             self._changed.notify_all()
+        if lost:
+            more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+            named = ", ".join(sorted(lost)[:_NAMED])
+            log.warning("Redis has lost the record of %s%s; requests to it go on", named, more)
+
+    def _put(self, record: Instance) -> None:
+        name = record.instance_id
+        self._instances[name] = record
+        self._unrecorded.pop(name, None)
+        if record.serving:
+            self._serving[name] = record
+        else:
+            self._serving.pop(name, None)
+
+    def _lose(self, name: str) -> list[str]:
+        """Keep a running instance without a record; return it if that is news."""
+        if name not in self._serving:
+            if name in self._instances:  # failed a day ago, or never came up
+                self._drop(name, _without_record(name))
+            return []
+        if name in self._unrecorded:
+            return []
+        self._unrecorded[name] = None
+        if len(self._unrecorded) > _MOST_UNRECORDED:
+            oldest = next(iter(self._unrecorded))
+            self._drop(oldest, _without_record(oldest))
+        return [name]
+
+    def _drop(self, name: str, why: str) -> None:
+        for of in (self._instances, self._serving, self._unrecorded):
+            of.pop(name, None)
+        self._ended[name] = why
+        if len(self._ended) > _MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
+
+    def _look_up(self, instance_id: str) -> Instance:
+        if self._store_up is False:
+            raise StoreUnavailable(
+                f"instance {instance_id} is not known here, and Redis does not answer"
+            )
+        record = self._lookup.get(instance_id)
+        if record.ended:
+            with self._changed:
+                self._drop(instance_id, str(_refusal(record)))
+        return record
 
     def _follow(self) -> None:
         told = False
@@ -120,6 +245,7 @@ class RoutingTable:
                         self.refresh()
                         refreshed_at = monotonic()
             except StoreUnavailable as error:
+                self._store_up = False
                 if not told:
                     log.warning("%s; routing goes on with what is known", error)
                 told = True
@@ -129,21 +255,24 @@ class RoutingTable:
                 self._closed.wait(_PAUSE_S)
 
 
-def _refusal(instance: Instance) -> NotFound | InstanceNotReady:
+def _refusal(instance: Instance) -> InstanceNotReady:
     name, status = instance.instance_id, instance.shown_status
     why = f": {instance.reason}" if instance.reason else ""
     if instance.ended:
-        return NotFound(f"instance {name} is stopped{why}")
+        return InstanceNotReady(f"instance {name} is stopped{why}", retry_after_s=None)
     if status in (Status.PENDING, Status.STARTING, Status.BACKOFF):
         return InstanceNotReady(
             f"instance {name} is {status}{_stage(instance)}", retry_after_s=_LOADING_RETRY_S
         )
-    if instance.stop_by == BY_IDLE and instance.status is Status.RUNNING:
-        # It goes on if a request turns out to run in it.
+    if instance.about_to_stop_as_idle:
         return InstanceNotReady(f"instance {name} is about to stop as idle", retry_after_s=1)
     if instance.desired is Desired.STOPPED:
         return InstanceNotReady(f"instance {name} is {status}", retry_after_s=None)
     return InstanceNotReady(f"instance {name} is {status}{why}", retry_after_s=None)
+
+
+def _without_record(name: str) -> str:
+    return f"instance {name} is not known any more: Redis has no record of it"
 
 
 def _stage(instance: Instance) -> str:

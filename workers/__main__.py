@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from shared.logs import log_to_stderr
 from shared.settings import Settings
 
 ALREADY_RUNS = 3  # exit status
@@ -16,10 +17,7 @@ ALREADY_RUNS = 3  # exit status
 def main() -> None:
     """Run the worker until it is told to stop."""
     settings = Settings.load_or_exit()
-    logging.basicConfig(
-        level=logging.DEBUG if settings.app_debug else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_to_stderr(debug=settings.app_debug)
     if not settings.app_debug:
         # The supervisor says what happens, Flower keeps the tasks; a line per sweep says nothing.
         for name in ("celery.worker.strategy", "celery.app.trace"):

@@ -18,7 +18,7 @@ from time import monotonic, time
 
 from shared.address import authority
 from shared.domain import params
-from shared.domain.instance import BY_IDLE, Desired, Exit, Instance, Status
+from shared.domain.instance import Desired, Exit, Instance, Status
 from shared.domain.reconcile import Observation, Remains
 from shared.settings import ROOT
 from workers import gpus, ports, probe, process_tree
@@ -95,8 +95,9 @@ class Engine:
         self._recorded = _recorded(record)
         if record.status is Status.STOPPING:
             self.begin_stop()  # its patience begins anew where another worker began the stop
-        by_idle = record.stop_by == BY_IDLE and record.status is Status.RUNNING
-        self._idle_asked_at = (self._idle_asked_at or monotonic()) if by_idle else None
+        self._idle_asked_at = (
+            (self._idle_asked_at or monotonic()) if record.about_to_stop_as_idle else None
+        )
         remains = self._remains(record)
         self._ending_since = (
             (self._ending_since or monotonic()) if remains is Remains.ENDING else None

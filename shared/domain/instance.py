@@ -172,6 +172,14 @@ class Instance:
         return self.desired is Desired.RUNNING and self.status in SERVING
 
     @property
+    def about_to_stop_as_idle(self) -> bool:
+        """Whether it is asked to stop as idle and still runs.
+
+        It takes no new requests, and goes on if one turns out to run in it.
+        """
+        return self.stop_by == BY_IDLE and self.status is Status.RUNNING
+
+    @property
     def ended(self) -> bool:
         """Whether it is over and verified gone."""
         return self.status is Status.STOPPED

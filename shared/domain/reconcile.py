@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shared.domain.instance import BY_IDLE, Desired, Exit, Instance, Status
+from shared.domain.instance import Desired, Exit, Instance, Status
 
 
 class Remains(StrEnum):
@@ -92,7 +92,7 @@ def _plan_stop(record: Instance, seen: Observation, now: float, patience: Patien
     if record.status is Status.STOP_FAILED:
         return Action.MARK_STOPPED if seen.remains in _NOTHING_LEFT else Action.WAIT
     if record.status is not Status.STOPPING:
-        by_idle = record.stop_by == BY_IDLE and record.status is Status.RUNNING
+        by_idle = record.about_to_stop_as_idle
         return _plan_idle_stop(seen, now, patience) if by_idle else Action.BEGIN_STOP
     if seen.remains in _NOTHING_LEFT:
         return Action.MARK_STOPPED

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from shared.domain.instance import Instance, Status
+from shared.domain.key import Key, KeyState
 from shared.domain.node import Node
 from shared.errors import Conflict
 
@@ -57,7 +58,7 @@ class Beat(StrEnum):
 
 
 class Store(Protocol):
-    """Keeps records of instances and nodes."""
+    """Keeps records of instances, nodes and API keys."""
 
     def ping(self) -> None:
         """Return if the store answers."""
@@ -146,6 +147,31 @@ class Store(Protocol):
     def log(self, instance_id: str, tail: int) -> list[str]:
         """Return the last `tail` kept log lines, oldest first."""
 
+    # API keys
+
+    def api_keys(self) -> list[Key]:
+        """Return all keys that were ever made, oldest first; none is ever forgotten."""
+
+    def add_key(self, key: Key) -> bool:
+        """Record a new key; return False if there is one of that id. `created_at` is set here."""
+
+    def revoke_key(self, key_id: str) -> Key | None:
+        """Revoke a key; return it, or None if there is none. Harmless to repeat."""
+
+    def rotate_key(self, key_id: str, successor: Key, overlap_s: float) -> Key | None:
+        """Record `successor` and have the old key expire, in one step.
+
+        Args:
+            key_id: of the old one, which expires after `overlap_s` if not sooner.
+            successor: as for `add_key`; its id must be new.
+            overlap_s: seconds in which both are good.
+
+        Return the old key as it is then, or None if there is none.
+
+        Raises:
+            Conflict: the old one is not active, or was rotated already; nothing has changed.
+        """
+
     # notification
 
     def changes(self, timeout_s: float) -> Generator[str | None]:
@@ -155,6 +181,9 @@ class Store(Protocol):
         A lost connection raises StoreUnavailable: read all records again, then listen again.
         """
 
+    def key_changes(self, timeout_s: float) -> Generator[str | None]:
+        """Yield the id of each key that was made or changed, from now on; else as `changes`."""
+
 
 def name_taken(name: str) -> Conflict:
     """Return the error for a node's name that a living worker has."""
@@ -162,3 +191,12 @@ def name_taken(name: str) -> Conflict:
         f"node {name} has a living worker with another RUN_DIR or on another machine; "
         "give each its own NODE_NAME"
     )
+
+
+def not_rotatable(key: Key, now: float) -> Conflict:
+    """Return the error for a key that cannot be rotated (any more)."""
+    if key.successor:
+        return Conflict(f"key {key.key_id} was rotated already, to {key.successor}; rotate that")
+    state = key.state(now)
+    why = "cannot be rotated" if state is KeyState.ACTIVE else f"is {state}, cannot be rotated"
+    return Conflict(f"key {key.key_id} {why}; make a new one with `keys create`")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.domain.instance import Desired, Exit, Instance, Status
+from shared.domain.key import Key, Scope
 from shared.domain.node import Gpu
 
 _STRINGS = frozenset(
@@ -57,6 +58,36 @@ def encode_gpus(gpus: tuple[Gpu, ...]) -> str:
 def decode_gpus(text: str) -> tuple[Gpu, ...]:
     """Return a node's devices."""
     return tuple(Gpu(**gpu) for gpu in json.loads(text))
+
+
+def encode_key(key: Key) -> dict[str, str]:
+    """Return an API key as hash fields, but for `created_at`, which the store sets."""
+    values: dict[str, str | None] = {
+        "name": key.name,
+        "scope": key.scope,
+        "digest": key.digest,
+        "models": json.dumps(key.models),
+        "expires_at": None if key.expires_at is None else json.dumps(key.expires_at),
+    }
+    return {name: text for name, text in values.items() if text is not None}
+
+
+def decode_key(key_id: str, stored: Mapping[str, str]) -> Key:
+    """Return the API key that the hash fields hold; fields of newer versions are skipped."""
+    times = {
+        name: float(stored[name])
+        for name in ("created_at", "expires_at", "revoked_at")
+        if name in stored
+    }
+    return Key(
+        key_id=key_id,
+        name=stored["name"],
+        scope=Scope(stored["scope"]),
+        digest=stored["digest"],
+        models=tuple(json.loads(stored["models"])),
+        successor=stored.get("successor", ""),
+        **times,
+    )
 
 
 def _encode(name: str, value: object) -> str:

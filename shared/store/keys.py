@@ -59,6 +59,20 @@ class Keys:
         return f"{self.prefix}placed:{name}"
 
     @property
+    def api_keys(self) -> str:
+        """Set: ids of all API keys that were ever made; nothing is ever taken out."""
+        return f"{self.prefix}api-keys"
+
+    def api_key(self, key_id: str) -> str:
+        """Hash: what is kept of an API key; never the key itself."""
+        return f"{self.prefix}api-key:{key_id}"
+
+    @property
+    def key_changes(self) -> str:
+        """Channel: the id of each API key that was made or changed."""
+        return f"{self.prefix}key-changes"
+
+    @property
     def changes(self) -> str:
         """Channel: the id of each instance whose record changed."""
         return f"{self.prefix}changes"

@@ -12,8 +12,18 @@ from time import time
 
 from shared.domain.expiry import is_due
 from shared.domain.instance import BY_IDLE, RELEASED, Desired, Instance, Status, may_precede
+from shared.domain.key import Key, KeyState
 from shared.domain.node import Claim, Node
-from shared.store import EVENTS, KEEP_ENDED_S, LOG_LINES, Beat, Change, Event, name_taken
+from shared.store import (
+    EVENTS,
+    KEEP_ENDED_S,
+    LOG_LINES,
+    Beat,
+    Change,
+    Event,
+    name_taken,
+    not_rotatable,
+)
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Instance)}
 
@@ -36,7 +46,9 @@ class MemoryStore:
         self._beats: dict[str, float] = {}
         self._events: dict[str, deque[Event]] = defaultdict(lambda: deque(maxlen=EVENTS))
         self._logs: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=LOG_LINES))
+        self._api_keys: dict[str, Key] = {}
         self._listeners: list[queue.SimpleQueue[str]] = []
+        self._key_listeners: list[queue.SimpleQueue[str]] = []
 
     def ping(self) -> None:
         """Return if the store answers."""
@@ -182,19 +194,48 @@ class MemoryStore:
         with self._lock:
             return list(self._logs[instance_id])[-tail:] if tail else []
 
+    def api_keys(self) -> list[Key]:
+        """Return all keys that were ever made, oldest first."""
+        with self._lock:
+            return sorted(self._api_keys.values(), key=lambda key: (key.created_at, key.key_id))
+
+    def add_key(self, key: Key) -> bool:
+        """Record a new key; return False if there is one of that id."""
+        with self._lock:
+            if key.key_id in self._api_keys:
+                return False
+            self._keep_key(replace(key, created_at=self._clock(), revoked_at=None, successor=""))
+            return True
+
+    def revoke_key(self, key_id: str) -> Key | None:
+        """Revoke a key; return it, or None if there is none."""
+        with self._lock:
+            key = self._api_keys.get(key_id)
+            if key and key.revoked_at is None:
+                self._keep_key(replace(key, revoked_at=self._clock()))
+            return self._api_keys.get(key_id)
+
+    def rotate_key(self, key_id: str, successor: Key, overlap_s: float) -> Key | None:
+        """Record `successor` and have the old key expire, in one step."""
+        with self._lock:
+            key, now = self._api_keys.get(key_id), self._clock()
+            if key is None:
+                return None
+            rotatable = key.state(now) is KeyState.ACTIVE and not key.successor
+            if not rotatable or not self.add_key(successor):
+                raise not_rotatable(key, now)
+            ends = now + overlap_s
+            expires_at = ends if key.expires_at is None else min(key.expires_at, ends)
+            self._keep_key(replace(key, expires_at=expires_at, successor=successor.key_id))
+            return self._api_keys[key_id]
+
     def changes(self, timeout_s: float) -> Generator[str | None]:
         """Yield the id of each instance whose record changes, from now on."""
-        heard: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._listeners.append(heard)
-        try:
-            yield None
-            while True:
-                try:
-                    yield heard.get(timeout=timeout_s)
-                except queue.Empty:
-                    yield None
-        finally:
-            self._listeners.remove(heard)
+        return _heard(self._listeners, timeout_s)
+
+    def key_changes(self, timeout_s: float) -> Generator[str | None]:
+        """Yield the id of each key that was made or changed, from now on."""
+        return _heard(self._key_listeners, timeout_s)
 
     def _node(self, name: str) -> Node:
         beat = self._beats.get(name)
@@ -256,9 +297,28 @@ class MemoryStore:
         self._events[instance_id].append(event)
         self._publish(instance_id)
 
+    def _keep_key(self, key: Key) -> None:
+        self._api_keys[key.key_id] = key
+        for heard in self._key_listeners:
+            heard.put(key.key_id)
+
     def _publish(self, instance_id: str) -> None:
         for heard in self._listeners:
             heard.put(instance_id)
+
+
+def _heard(listeners: list[queue.SimpleQueue[str]], timeout_s: float) -> Generator[str | None]:
+    heard: queue.SimpleQueue[str] = queue.SimpleQueue()
+    listeners.append(heard)
+    try:
+        yield None
+        while True:
+            try:
+                yield heard.get(timeout=timeout_s)
+            except queue.Empty:
+                yield None
+    finally:
+        listeners.remove(heard)
 
 
 def _kept(value: object) -> object:

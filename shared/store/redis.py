@@ -12,10 +12,29 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from shared.domain.instance import Instance, may_precede
+from shared.domain.key import Key
 from shared.domain.node import LOST_AFTER_S, Claim, Node
 from shared.errors import StoreUnavailable
-from shared.store import EVENTS, KEEP_ENDED_S, LOG_LINES, Beat, Change, Event, name_taken, scripts
-from shared.store.codec import decode_gpus, decode_instance, encode, encode_gpus, encode_instance
+from shared.store import (
+    EVENTS,
+    KEEP_ENDED_S,
+    LOG_LINES,
+    Beat,
+    Change,
+    Event,
+    name_taken,
+    not_rotatable,
+    scripts,
+)
+from shared.store.codec import (
+    decode_gpus,
+    decode_instance,
+    decode_key,
+    encode,
+    encode_gpus,
+    encode_instance,
+    encode_key,
+)
 from shared.store.keys import Keys
 
 SOCKET_TIMEOUT_S = 2.0  # a frozen Redis must not freeze us: without it a command waits for ever
@@ -64,6 +83,9 @@ class RedisStore:
         self._apply = self._script(scripts.APPLY)
         self._touch = self._script(scripts.TOUCH)
         self._stop_idle = self._script(scripts.STOP_IDLE)
+        self._add_key = self._script(scripts.ADD_KEY)
+        self._revoke_key = self._script(scripts.REVOKE_KEY)
+        self._rotate_key = self._script(scripts.ROTATE_KEY)
 
     @_answering
     def ping(self) -> None:
@@ -208,11 +230,45 @@ class RedisStore:
         newest_first = self._redis.xrevrange(self._keys.log(instance_id), count=tail)
         return [entry["line"] for _, entry in reversed(newest_first)]
 
+    @_answering
+    def api_keys(self) -> list[Key]:
+        """Return all keys that were ever made, oldest first."""
+        found = self._read_keys(self._redis.smembers(self._keys.api_keys))
+        return sorted(found, key=lambda key: (key.created_at, key.key_id))
+
+    @_answering
+    def add_key(self, key: Key) -> bool:
+        """Record a new key; return False if there is one of that id."""
+        return bool(self._add_key(key.key_id, *_flat(encode_key(key))))
+
+    @_answering
+    def revoke_key(self, key_id: str) -> Key | None:
+        """Revoke a key; return it, or None if there is none."""
+        self._revoke_key(key_id)
+        return self._key(key_id)
+
+    @_answering
+    def rotate_key(self, key_id: str, successor: Key, overlap_s: float) -> Key | None:
+        """Record `successor` and have the old key expire, in one step."""
+        fields = _flat(encode_key(successor))
+        rotated = self._rotate_key(key_id, overlap_s, successor.key_id, *fields)
+        key = self._key(key_id)
+        if key and not rotated:
+            raise not_rotatable(key, self._now())
+        return key
+
     def changes(self, timeout_s: float) -> Generator[str | None]:
         """Yield the id of each instance whose record changes, from now on."""
+        return self._listen(self._keys.changes, timeout_s)
+
+    def key_changes(self, timeout_s: float) -> Generator[str | None]:
+        """Yield the id of each key that was made or changed, from now on."""
+        return self._listen(self._keys.key_changes, timeout_s)
+
+    def _listen(self, channel: str, timeout_s: float) -> Generator[str | None]:
         try:
             with self._redis.pubsub() as listening:
-                listening.subscribe(self._keys.changes)
+                listening.subscribe(channel)
                 while True:
                     message = listening.get_message(timeout=timeout_s)
                     if message is None or message["type"] == "subscribe":
@@ -239,6 +295,16 @@ class RedisStore:
         for instance_id in instance_ids:
             pipe.hgetall(self._keys.instance(instance_id))
         return [decode_instance(stored) if stored else None for stored in pipe.execute()]
+
+    def _key(self, key_id: str) -> Key | None:
+        return next(iter(self._read_keys([key_id])), None)
+
+    def _read_keys(self, key_ids: Collection[str]) -> list[Key]:
+        pipe = self._redis.pipeline(transaction=False)
+        for key_id in key_ids:
+            pipe.hgetall(self._keys.api_key(key_id))
+        pairs = zip(key_ids, pipe.execute(), strict=True)
+        return [decode_key(key_id, stored) for key_id, stored in pairs if stored]
 
     def _read_indexed(
         self, instance_ids: list[str], remove: Callable[..., object], index: str

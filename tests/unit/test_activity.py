@@ -1,5 +1,6 @@
 """Which instances are in use: the whole time of a request, and once more at its end."""
 
+import threading
 from collections.abc import Collection
 
 import pytest
@@ -76,3 +77,26 @@ def test_with_the_store_away_nothing_is_forgotten(store: TouchedStore, activity:
     store.away = False
     activity.report()
     assert store.touched == [{"i1"}]
+
+
+def test_what_is_under_way_is_counted(activity: Activity) -> None:
+    for instance_id in ("i1", "i1", "i2", "i3"):
+        activity.begin(instance_id)
+    activity.end("i1")
+    activity.end("i2")
+    assert activity.in_flight() == {"i1": 1, "i3": 1}
+
+
+def test_threads_lose_no_count(activity: Activity) -> None:
+    def use() -> None:
+        for _ in range(20_000):
+            activity.begin("i1")
+            activity.end("i1")
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    activity.begin("i1")
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert activity.in_flight() == {"i1": 1}

@@ -37,6 +37,7 @@ def test_every_error_has_a_status(cls: type[FleetError]) -> None:
     [
         (errors.InvalidRequest, 400),
         (errors.Unauthorized, 401),
+        (errors.Forbidden, 403),
         (errors.NotFound, 404),
         (errors.Conflict, 409),
         (errors.NoCapacity, 503),

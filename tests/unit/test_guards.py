@@ -8,7 +8,7 @@ from honcho.environ import parse_procfile
 
 from shared.settings import ROOT
 
-DOMAIN = ["expiry", "instance", "node", "params", "placement", "reconcile"]
+DOMAIN = ["expiry", "instance", "key", "node", "params", "placement", "reconcile"]
 
 
 def imported_by(module: str) -> set[str]:

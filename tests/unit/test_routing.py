@@ -1,7 +1,7 @@
 """One web process's routing table: where it sends requests, why it does not, how it waits."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from time import monotonic
 from typing import Any
 
@@ -17,15 +17,35 @@ from web.routing import RoutingTable
 
 
 class AwayStore(MemoryStore):
-    """A store whose server can go away."""
+    """A store whose server can go away, or lose everything, and that remembers what was read."""
 
-    away = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = False
+        self.read: list[str] = []  # ids, one by one
 
     def get(self, instance_id: str) -> Instance | None:
         """Return the record, or fail."""
         if self.away:
             raise StoreUnavailable("Redis does not answer")
+        self.read.append(instance_id)
         return super().get(instance_id)
+
+    def instances(self, *, with_ended: bool = False) -> list[Instance]:
+        """Return the records, or fail."""
+        if self.away:
+            raise StoreUnavailable("Redis does not answer")
+        return super().instances(with_ended=with_ended)
+
+    def changes(self, timeout_s: float) -> Generator[str | None]:
+        """Yield what changes, or fail."""
+        if self.away:
+            raise StoreUnavailable("Redis does not answer")
+        yield from super().changes(timeout_s)
+
+    def flush(self) -> None:
+        """Lose all records, as FLUSHALL does: nobody is told."""
+        self._instances.clear()
 
 
 @pytest.fixture
@@ -139,10 +159,165 @@ def test_an_instance_that_is_asked_to_stop_takes_no_requests(
         table.route("i1")
 
 
-def test_a_stopped_instance_is_not_found(store: AwayStore, table: RoutingTable) -> None:
+def refused(table: RoutingTable, instance_id: str = "i1") -> InstanceNotReady:
+    """Return the refusal of a request to an instance."""
+    with pytest.raises(InstanceNotReady) as refusal:
+        table.route(instance_id)
+    return refusal.value
+
+
+def test_a_stopped_instance_says_why_and_not_to_ask_again(
+    store: AwayStore, table: RoutingTable
+) -> None:
     put(store, Status.STOPPING, Status.STOPPED, reason="enough")
-    with pytest.raises(NotFound, match="instance i1 is stopped: enough"):
-        table.route("i1")
+    refusal = refused(table)
+    assert (str(refusal), refusal.retry_after_s) == ("instance i1 is stopped: enough", None)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_stopped_instance_is_remembered_without_the_store(
+    store: AwayStore, table: RoutingTable, *, told: bool
+) -> None:
+    put(store, Status.STARTING, Status.RUNNING)
+    table.refresh()
+    move(store, Status.STOPPING, Status.STOPPED, reason="enough")
+    if told:
+        table.hear("i1")
+    else:  # the notification was lost
+        table.refresh()
+    store.away = True
+    assert str(refused(table)) == "instance i1 is stopped: enough"
+
+
+def test_a_stopped_instance_is_asked_for_once(store: AwayStore, table: RoutingTable) -> None:
+    put(store, Status.STOPPING, Status.STOPPED)
+    store.read.clear()
+    for _ in range(3):
+        refused(table)
+    assert store.read == ["i1"]
+
+
+def test_of_stopped_instances_the_newest_are_remembered(
+    store: AwayStore, table: RoutingTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.routing._MOST_ENDED", 2)
+    for name in ("i1", "i2", "i3"):
+        store.create(an_instance(instance_id=name), 9)
+    table.refresh()
+    store.flush()
+    table.refresh()
+    assert [table.knows(name) for name in ("i1", "i2", "i3")].count(False) == 1
+
+
+def test_what_the_event_loop_asks_is_only_what_takes_requests(
+    store: AwayStore, table: RoutingTable
+) -> None:
+    put(store, Status.STARTING)
+    table.refresh()
+    assert table.serving("i1") is None
+    move(store, Status.RUNNING)
+    table.hear("i1")
+    assert table.serving("i1") is table.find("i1")
+    store.stop("i1", reason="enough", by="user")
+    table.hear("i1")
+    assert table.serving("i1") is None
+
+
+# records that the store has lost
+
+
+@pytest.fixture
+def flushed(store: AwayStore, table: RoutingTable) -> RoutingTable:
+    """Return a table that knows the running i1, whose store has lost everything."""
+    put(store, Status.STARTING, Status.RUNNING, port=9000)
+    table.refresh()
+    store.flush()
+    return table
+
+
+def test_a_running_instance_outlives_its_record(flushed: RoutingTable) -> None:
+    flushed.refresh()
+    flushed.hear("i1")
+    assert flushed.route("i1").port == 9000
+    assert flushed.serving("i1")
+
+
+def test_a_lost_record_is_logged_once_and_looked_for_once(
+    store: AwayStore, flushed: RoutingTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.read.clear()
+    for _ in range(3):
+        flushed.refresh()
+    assert [record.message for record in caplog.records] == [
+        "Redis has lost the record of i1; requests to it go on"
+    ]
+    assert store.read == ["i1"]
+
+
+def test_a_refresh_reads_no_record_on_its_own_that_is_listed(
+    store: AwayStore, table: RoutingTable
+) -> None:
+    put(store, Status.STARTING)
+    store.read.clear()
+    table.refresh()
+    table.refresh()
+    assert store.read == []
+
+
+def test_a_record_that_comes_back_counts_again(store: AwayStore, flushed: RoutingTable) -> None:
+    flushed.refresh()
+    put(store, Status.STARTING, Status.RUNNING, port=9001)
+    flushed.refresh()
+    assert flushed.route("i1").port == 9001
+    move(store, Status.STOPPING, Status.STOPPED)
+    flushed.refresh()
+    assert str(refused(flushed)) == "instance i1 is stopped"
+
+
+def test_what_did_not_run_does_not_outlive_its_record(
+    store: AwayStore, table: RoutingTable
+) -> None:
+    put(store, Status.STARTING)
+    table.refresh()
+    store.flush()
+    table.refresh()
+    assert str(refused(table)) == "instance i1 is not known any more: Redis has no record of it"
+    assert table.standing().instances == 0
+
+
+def test_an_engine_without_a_record_that_takes_no_connection_is_stopped(
+    flushed: RoutingTable,
+) -> None:
+    known = flushed.route("i1")
+    flushed.refresh()
+    assert "is stopped: it takes no connection" in str(flushed.unreachable(known))
+    assert "is stopped: it takes no connection" in str(refused(flushed))
+    assert (flushed.serving("i1"), flushed.standing().instances) == (None, 0)
+
+
+def test_an_engine_with_a_record_that_takes_no_connection_is_its_workers_business(
+    store: AwayStore, table: RoutingTable
+) -> None:
+    put(store, Status.STARTING, Status.RUNNING)
+    table.refresh()
+    assert table.unreachable(table.route("i1")) is None
+    assert table.serving("i1")
+
+
+def test_of_instances_without_a_record_the_newest_are_kept(
+    flushed: RoutingTable, store: AwayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.routing._MOST_UNRECORDED", 1)
+    flushed.refresh()
+    store.create(an_instance(instance_id="i2"), 9)
+    for status in (Status.STARTING, Status.RUNNING):
+        change = Change(instance_id="i2", node="one", epoch=1, generation=1, status=status)
+        assert store.apply(change)
+    flushed.refresh()
+    store.flush()
+    flushed.refresh()
+    assert flushed.serving("i2")
+    assert "is not known any more" in str(refused(flushed))
 
 
 def test_hearing_of_a_change_reads_it(store: AwayStore, table: RoutingTable) -> None:
@@ -210,4 +385,22 @@ def test_a_waiter_is_woken_by_the_change(store: AwayStore, following: RoutingTab
 def test_a_table_that_follows_hears_of_a_stop(store: AwayStore, following: RoutingTable) -> None:
     put(store, Status.STARTING, Status.RUNNING)
     store.stop("i1", reason="enough", by="user")
+    assert until(lambda: following.find("i1").desired is Desired.STOPPED, 5.0)
+
+
+def test_a_table_that_lost_its_store_says_so_without_asking_it(
+    store: AwayStore, following: RoutingTable
+) -> None:
+    put(store, Status.STARTING, Status.RUNNING)
+    assert until(lambda: following.serving("i1"), 5.0)
+    assert following.standing().store_up
+    store.away = True
+    store.stop("i1", reason="enough", by="user")  # wakes the table, which then cannot read it
+    assert until(lambda: not following.standing().store_up, 5.0)
+    known = following.route("i1")
+    assert "Redis, which could say why, is away" in str(following.unreachable(known))
+    with pytest.raises(StoreUnavailable, match="i2 is not known here, and Redis does not answer"):
+        following.route("i2")
+    store.away = False
+    assert until(lambda: following.standing().store_up, 5.0)
     assert until(lambda: following.find("i1").desired is Desired.STOPPED, 5.0)

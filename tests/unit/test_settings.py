@@ -29,6 +29,7 @@ UNIX_PATH_MAX = 107
         ("proxy_connect_timeout_s", 3.0),
         ("proxy_first_byte_timeout_s", 600.0),
         ("proxy_idle_timeout_s", 300.0),
+        ("proxy_allow_paths", ()),
         ("redis_url", f"unix://{ROOT}/.run/redis/redis.sock"),
         ("embedded_redis", True),
         ("node_address", "127.0.0.1"),
@@ -242,3 +243,25 @@ def test_what_env_example_shows_is_what_happens_without_it() -> None:
 
 def test_everything_in_env_example_is_commented_out() -> None:
     assert all(line.startswith("#") or not line for line in env_example().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("/sleep", ("/sleep",)),
+        ("/sleep, /inference/*", ("/sleep", "/inference/*")),
+        (" /a/b,/c  /*\t/", ("/a/b", "/c", "/*", "/")),
+    ],
+)
+def test_engine_paths_to_open(text: str, paths: tuple[str, ...]) -> None:
+    assert settings(PROXY_ALLOW_PATHS=text).proxy_allow_paths == paths
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["sleep", "*", "/a*", "/*/a", "/a/**", "//a", "/a//b", "/a/../b", "/..", "/./a", "/a%2fb",
+     "/a?b", "/a#b", "/a\\b", "http://x/y", "/ä"],
+)  # fmt: skip
+def test_an_engine_path_that_could_not_match_plainly_is_refused(path: str) -> None:
+    with pytest.raises(SettingsError, match=r"PROXY_ALLOW_PATHS.*must be a plain path"):
+        settings(PROXY_ALLOW_PATHS=f"/good {path}")

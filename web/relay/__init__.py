@@ -1,0 +1,14 @@
+"""The relay: the fast part of the proxy, inside gunicorn.
+
+A gunicorn worker whose event loop moves plain requests to engines and their answers back, byte for
+byte. Whatever is not plain it gives to gunicorn's parser and the Flask application, with every byte
+read so far, so that the fast way never has to be complete, only right.
+
+    worker      the gunicorn worker: accepts, ticks, drains
+    caller      one caller's connection: reads heads, chooses the way
+    engine      one connection to an engine, and the pool of idle ones
+    admission   who may go the fast way, and to which instance
+    request     a request's head in strict plain form (pure)
+    answer      an answer's head, checked and rewritten (pure)
+    chunks      where a chunked body ends (pure)
+"""

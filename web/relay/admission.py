@@ -1,0 +1,96 @@
+"""Who may go the fast way, and to which instance. Whoever may not is told why by the other way."""
+
+from __future__ import annotations
+
+from shared.address import authority
+from shared.domain.instance import Instance
+from web.auth import LOCAL, Principal, is_loopback, is_own_host, own_names
+from web.engine_paths import Access, EnginePaths
+from web.keys import KeysState, KeyTable
+from web.relay.request import PlainRequest
+from web.routing import RoutingTable
+
+_HOLDS_S = 1.0  # so that an expiry is noticed soon; a change of keys is noticed at once
+
+
+class Grant:
+    """A plain request that may go to an instance, while what that was decided upon stays so."""
+
+    __slots__ = ("_instance", "_keys", "_request", "_until", "head")
+
+    def __init__(
+        self, request: PlainRequest, instance: Instance, keys: object, until: float
+    ) -> None:
+        """Hold until the monotonic time `until`, while `keys` are the fleet's."""
+        self._request = request
+        self._instance = instance
+        self._keys = keys
+        self._until = until
+        self.head = engine_head(request, instance)
+
+    def holds(self, request: PlainRequest, instance: Instance, keys: object, now: float) -> bool:
+        """Return whether it holds for this request, too: the same head, over one connection."""
+        return (
+            request is self._request
+            and instance is self._instance
+            and keys is self._keys
+            and now < self._until
+        )
+
+
+class Admission:
+    """Decides from what this process knows; asks nobody."""
+
+    def __init__(self, table: RoutingTable, keys: KeyTable, paths: EnginePaths) -> None:
+        """Decide by these."""
+        self._instance_of = table.serving
+        self._keys = keys
+        self._paths = paths
+        self._own_names = own_names()
+        self.unreachable = table.unreachable
+
+    def admit(
+        self, request: PlainRequest, last: Grant | None, now: float, *, is_local: bool
+    ) -> tuple[Instance, Grant] | None:
+        """Return where the request may go as it is, and by which grant; None: the other way.
+
+        Args:
+            request: what to decide upon.
+            last: the grant of the request before it, over the same connection.
+            now: monotonic time.
+            is_local: the connection comes from this machine.
+        """
+        instance = self._instance_of(request.instance_id)
+        if instance is None:
+            return None
+        keys = self._keys.snapshot
+        if last is not None and last.holds(request, instance, keys, now):
+            return instance, last
+        principal = self._principal(request, is_local=is_local)
+        if principal is None or not principal.may_use(instance):
+            return None
+        if self._paths.access(request.path, request.method.decode()) is not Access.INFERENCE:
+            return None
+        return instance, Grant(request, instance, keys, now + _HOLDS_S)
+
+    def is_local(self, peer: object) -> bool:
+        """Return whether a connection from `peer` comes from this machine."""
+        return isinstance(peer, tuple) and is_loopback(str(peer[0]))
+
+    def _principal(self, request: PlainRequest, *, is_local: bool) -> Principal | None:
+        state = self._keys.state
+        if state is KeysState.KEYED:
+            return None if request.token is None else self._keys.principal(request.token)
+        if state is KeysState.OPEN and is_local and not request.from_elsewhere:
+            return LOCAL if is_own_host(request.host.decode("latin-1"), self._own_names) else None
+        return None
+
+
+def engine_head(request: PlainRequest, instance: Instance) -> bytes:
+    """Return the request line and headers for the engine, up to those that differ each time."""
+    host = authority(instance.host, instance.port or 0).encode()
+    handshake = b"\r\nConnection: Upgrade\r\nUpgrade: websocket" if request.websocket else b""
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\nAuthorization: Bearer %b%b%b" % (
+        request.method, request.target, host, instance.engine_key.encode(), handshake,
+        request.headers,
+    )  # fmt: skip

@@ -1,0 +1,386 @@
+"""One caller's connection: reads heads, takes the plain ones the fast way, gives up the others.
+
+HEAD ──▶ RELAYING ──▶ HEAD          an exchange with an engine, then the next request
+  │          ├──────▶ TUNNEL        a WebSocket, until either side ends
+  │          └──────▶ LINGERING     answered before its body was read: the rest is thrown away
+  └──▶ COLLECTING ──▶ gone          not plain: to a thread, once what a thread needs is here
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from shared.domain.instance import Instance
+from shared.errors import EngineTimeout, EngineUnreachable, FleetError, RequestTimeout
+from web.errors import status_of
+from web.relay.admission import Grant
+from web.relay.answer import AnswerHead, Body
+from web.relay.collecting import Collecting
+from web.relay.engine import HELD_BYTES, EngineConnection
+from web.relay.refusal import refusal
+from web.relay.repeated import Repeated
+from web.relay.request import PlainRequest, plain_request
+
+if TYPE_CHECKING:
+    from web.relay.relay import Relay
+
+_LINGER_S = 2.0  # for a caller to read an early answer while it still sends
+_MAX_AHEAD = 64 * 1024  # bytes of the next requests that are kept while one is under way
+_CLIENT_CLOSED_REQUEST = 499  # nginx's: counted, never sent
+
+_HEAD, _RELAYING, _TUNNEL, _COLLECTING, _LINGERING, _GONE = range(6)
+
+log = logging.getLogger(__name__)
+
+
+class CallerConnection(asyncio.Protocol):
+    """A caller's connection, from its first byte until it closes or a thread takes it over."""
+
+    __slots__ = (
+        "_collecting", "_dialling", "_engine", "_grant", "_instance_id", "_is_local", "_last", "_memo",
+        "_peer", "_relay", "_request_id", "_started", "_state", "_status", "_unread", "_unsent",
+        "deadline", "transport",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, relay: Relay, unread: bytes = b"", *, ending: bool = False) -> None:
+        """Serve one connection; the arguments are those of `Relay.adopt`."""
+        self._relay = relay
+        self._unread = unread
+        self._state = _LINGERING if ending else _HEAD
+        self._memo: tuple[Repeated, PlainRequest] | None = None
+        self._grant: Grant | None = None  # of the last request
+        self._engine: EngineConnection | None = None
+        self._dialling: asyncio.Task[None] | None = None
+        self._collecting: Collecting | None = None
+        self._unsent = 0  # bytes of the request's body that are still to come
+        self._last = False  # the connection ends after this answer
+        self._status = 0  # of the answer under way; 0 before it begins
+        self._instance_id = ""
+        self._request_id = b""
+        self._started = 0.0
+        self.deadline = relay.clock.now + relay.limits.header_timeout_s
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        return self._state != _HEAD or bool(self._unread)
+
+    # what asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, with what was read before."""
+        self.transport = transport  # type: ignore[assignment]
+        self.transport.set_write_buffer_limits(high=HELD_BYTES)
+        self._peer = self.transport.get_extra_info("peername")
+        self._is_local = self._relay.admission.is_local(self._peer)
+        self._relay.callers.add(self)
+        if self._state == _LINGERING:
+            self._linger()
+        elif self._unread:
+            self._read_ahead()
+
+    def data_received(self, data: bytes) -> None:
+        """Take more of the request."""
+        state = self._state
+        if state == _HEAD:
+            self._read_head(self._unread + data if self._unread else data)
+        elif state == _RELAYING:
+            self._body_received(data)
+        elif state == _TUNNEL:
+            self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+            if self._engine is not None:
+                self._engine.send(data)
+        elif state == _COLLECTING:
+            self._collect(data)
+
+    def eof_received(self) -> None:
+        """Let the transport close: who closes its side has left, as nginx and vLLM take it."""
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Stop the engine's work for a caller that has left."""
+        self._relay.callers.discard(self)
+        if self._dialling is not None:
+            self._dialling.cancel()
+        if self._engine is not None:
+            self._engine.abort()
+            self._engine = None
+        if self._state in (_RELAYING, _TUNNEL):
+            self._finished()
+        self._state = _GONE
+
+    def pause_writing(self) -> None:
+        """Read no more of the answer than the caller takes."""
+        self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+        if self._engine is not None:
+            self._engine.pause()
+
+    def resume_writing(self) -> None:
+        """Go on reading the answer."""
+        if self._engine is not None:
+            self._engine.resume()
+
+    # the head
+
+    def _read_head(self, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            self._await_head(data)
+            return
+        head = data[:end]
+        memo = self._memo
+        length = memo[0].length_in(head) if memo is not None else None
+        if memo is not None and length is not None:
+            request = memo[1]
+        else:
+            found = plain_request(head) if end <= self._relay.limits.max_header_bytes else None
+            if found is None:
+                self._give_up(data, end)
+                return
+            request, length = found, found.length or 0
+            self._memo = Repeated(head), request
+        relay = self._relay
+        admitted = relay.admission.admit(
+            request, self._grant, relay.clock.now, is_local=self._is_local
+        )
+        if admitted is None or length > relay.limits.max_body:
+            self._give_up(data, end)
+            return
+        instance, self._grant = admitted
+        self._start(request, instance, self._grant, length, data[end + 4 :])
+
+    def _await_head(self, data: bytes) -> None:
+        if not self._unread and data:  # from the first byte on; not again at each further one
+            self.deadline = self._relay.clock.now + self._relay.limits.header_timeout_s
+        self._unread = data
+        is_over = len(data) > self._relay.limits.max_header_bytes
+        if is_over or data.startswith(b"\r\n") or _has_bare_lf(data):
+            self._give_up(data, -1)  # the parser there knows what to say
+
+    # the fast way
+
+    def _start(
+        self, request: PlainRequest, instance: Instance, grant: Grant, length: int, body: bytes
+    ) -> None:
+        relay = self._relay
+        self._state = _RELAYING
+        self._unread = b""
+        self._unsent = length - len(body)
+        if self._unsent < 0:
+            self._keep_ahead(body[length:])
+            body = body[:length]
+            self._unsent = 0
+        self._last = not request.keep_alive or relay.draining
+        self._status = 0
+        self._instance_id = instance.instance_id
+        self._request_id = request.request_id or relay.request_ids.next()
+        self._started = relay.time()
+        self.deadline = relay.clock.now + (
+            relay.limits.body_timeout_s if self._unsent else relay.limits.first_byte_timeout_s
+        )
+        relay.activity.begin(instance.instance_id)
+        head = grant.head
+        if request.length is None:
+            message = b"%b\r\nX-Request-Id: %b\r\n\r\n" % (head, self._request_id)
+        else:
+            message = b"%b\r\nX-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b" % (
+                head, self._request_id, length, body,
+            )  # fmt: skip
+        engine = relay.pool.take((instance.host, instance.port or 0))
+        if engine is not None:
+            self._engine = engine
+            engine.begin(self, message)
+        else:
+            if self._unsent:
+                self.transport.pause_reading()  # there is nobody to pass it to yet
+            self._dialling = relay.loop.create_task(self._dial(instance, message))
+
+    async def _dial(self, instance: Instance, message: bytes) -> None:
+        try:
+            engine = await self._relay.dial(instance)
+        except (OSError, TimeoutError) as error:
+            self._dialling = None
+            self.failed(self._relay.no_connection(instance, error))
+            return
+        self._dialling = None
+        self._engine = engine
+        engine.begin(self, message)
+        self.transport.resume_reading()
+
+    def _body_received(self, data: bytes) -> None:
+        if self._unsent == 0:
+            self._keep_ahead(data)
+            return
+        if len(data) > self._unsent:
+            self._keep_ahead(data[self._unsent :])
+            data = data[: self._unsent]
+        self._unsent -= len(data)
+        limits = self._relay.limits
+        self.deadline = self._relay.clock.now + (
+            limits.body_timeout_s if self._unsent else limits.first_byte_timeout_s
+        )
+        if self._engine is not None:
+            self._engine.send(data)
+
+    def _keep_ahead(self, data: bytes) -> None:
+        self._unread += data
+        if len(self._unread) > _MAX_AHEAD:
+            self.transport.pause_reading()
+
+    # what the engine's connection calls
+
+    def begin_answer(self, answer: AnswerHead, length: int, body: bytes) -> None:
+        """Send the head of the answer on, with what is there of its body."""
+        relay = self._relay
+        self.deadline = relay.clock.now + relay.limits.idle_timeout_s
+        self._status = answer.status
+        # With part of the request unsent nobody knows where the next one begins.
+        self._last = self._last or self._unsent > 0 or answer.body is Body.UNTIL_CLOSE
+        self.transport.write(answer.for_caller(length, self._request_id, last=self._last) + body)
+
+    def pass_on(self, data: bytes) -> None:
+        """Send bytes of the answer on as they are."""
+        self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+        self.transport.write(data)
+
+    def switched(self, answer: AnswerHead, data: bytes) -> None:
+        """Send the answer to a WebSocket handshake on; from now on bytes pass both ways."""
+        self._state = _TUNNEL
+        self._status = answer.status
+        self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+        self.transport.write(answer.for_tunnel(self._request_id) + data)
+        if self._unread and self._engine is not None:
+            ahead, self._unread = self._unread, b""
+            self._engine.send(ahead)
+
+    def answered(self, engine: EngineConnection, *, last: bool) -> None:
+        """Go on with the next request, or end, now that the answer is complete."""
+        self._engine = None
+        if self._unsent:
+            engine.abort()
+        else:
+            engine.release()
+        self._finished()
+        if self._unsent:
+            self._linger()
+        elif last or self._last:
+            self._state = _GONE
+            self.transport.close()
+        else:
+            self._next_request()
+
+    def failed(self, error: FleetError) -> None:
+        """Say what went wrong with the engine; cut the answer if part of it has gone out."""
+        if self._engine is not None:
+            self._engine.abort()
+            self._engine = None
+        begun, self._status = self._status, self._status or int(status_of(error))
+        self._finished()
+        if begun or self._state == _TUNNEL:
+            log.warning("instance %s: %s; answer cut", self._instance_id, error)
+            self._state = _GONE
+            self.transport.close()  # without the final chunk: a part is not taken for the whole
+            return
+        self.transport.write(refusal(error, self._request_id, last=True))
+        self._linger()
+
+    def _finished(self) -> None:
+        relay = self._relay
+        relay.activity.end(self._instance_id)
+        relay.metrics.answered(
+            self._instance_id, self._status or _CLIENT_CLOSED_REQUEST, "relay",
+            relay.time() - self._started,
+        )  # fmt: skip
+
+    def _next_request(self) -> None:
+        self._state = _HEAD
+        self.deadline = self._relay.clock.now + self._relay.limits.keep_alive_s
+        if self._unread:
+            self.transport.resume_reading()
+            self._relay.loop.call_soon(self._read_ahead)
+
+    def _read_ahead(self) -> None:
+        if self._state == _HEAD and self._unread:
+            data, self._unread = self._unread, b""
+            self._read_head(data)
+
+    # the other way
+
+    def _give_up(self, data: bytes, head_end: int) -> None:
+        """Give the connection to a thread, as soon as it need not wait for the caller."""
+        self._unread = data
+        self._collecting = Collecting(data, head_end)
+        self._state = _COLLECTING
+        self.deadline = self._relay.clock.now + self._relay.limits.body_timeout_s
+        self._collect(b"")
+
+    def _collect(self, data: bytes) -> None:
+        self._unread += data
+        self.deadline = self._relay.clock.now + self._relay.limits.body_timeout_s
+        collecting = self._collecting
+        if collecting is None or not collecting.is_enough(self._unread):
+            return
+        self._state = _GONE
+        self._relay.callers.discard(self)
+        self._relay.give_to_thread(
+            detach(self.transport), self._unread, self._peer, collecting.is_whole
+        )
+
+    # time
+
+    def expire(self) -> None:
+        """End what has lasted too long."""
+        limits = self._relay.limits
+        if self._state == _HEAD and not self._unread:
+            self._state = _GONE
+            self.transport.close()
+        elif self._state in (_HEAD, _COLLECTING):
+            part = "head" if self._state == _HEAD else "body"
+            self._refuse(RequestTimeout(f"request: its {part} did not come in time"))
+        elif self._state == _RELAYING and self._unsent and not self._engine_is_slow():
+            self.failed(RequestTimeout(f"body: nothing came for {limits.body_timeout_s:g} s"))
+        elif self._state in (_RELAYING, _TUNNEL):
+            self.failed(EngineTimeout(f"instance {self._instance_id}: its engine fell silent"))
+        else:
+            self.transport.abort()
+
+    def close_if_idle(self) -> None:
+        """Close unless a request is under way."""
+        if self._state == _HEAD and not self._unread:
+            self._state = _GONE
+            self.transport.close()
+
+    def _engine_is_slow(self) -> bool:
+        engine = self._engine
+        return engine is not None and engine.transport.get_write_buffer_size() > 0
+
+    def _refuse(self, error: FleetError) -> None:
+        self.transport.write(refusal(error, self._relay.request_ids.next(), last=True))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Half-close, and throw away what still comes: a reset would take the answer with it."""
+        self._state = _LINGERING
+        self._unread = b""
+        self.deadline = self._relay.clock.now + _LINGER_S
+        self.transport.resume_reading()
+        with suppress(OSError, RuntimeError):
+            self.transport.write_eof()
+
+
+def detach(transport: asyncio.Transport) -> socket.socket:
+    """Take the connection out of the event loop, with nothing sent and nothing closed."""
+    own = transport.get_extra_info("socket")
+    taken = socket.socket(own.family, own.type, own.proto, fileno=os.dup(own.fileno()))
+    transport.abort()  # closes its own descriptor only
+    return taken
+
+
+def _has_bare_lf(head: bytes) -> bool:
+    return head.count(b"\n") != head.count(b"\r\n")

@@ -1,0 +1,270 @@
+"""One connection to an engine, and the pool of idle ones. Knows where an answer ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from shared.errors import EngineUnreachable, InstanceNotReady
+from web.relay.answer import SWITCHING_PROTOCOLS, AnswerHead, BadAnswer, Body, answer_head
+from web.relay.chunks import BadChunks, Chunks
+from web.relay.repeated import Repeated
+
+if TYPE_CHECKING:
+    from web.relay.caller import CallerConnection
+
+HELD_BYTES = 256 * 1024
+"""Kept for a slow reader before the other side is asked to pause."""
+
+IDLE_S = 4.0
+"""How long a connection may wait for its next request: uvicorn closes it after 5 s."""
+
+_MAX_HEAD = 256 * 1024  # bytes of an answer's status line and headers
+_IN_HEAD, _IN_BODY, _TUNNEL = range(3)
+_MAX_INFORMATIONAL = 199
+_UNAUTHORIZED = 401
+
+Address = tuple[str, int]
+
+
+class EngineConnection(asyncio.Protocol):
+    """Carries one exchange at a time; `caller` is whose it is, None while it waits in the pool."""
+
+    __slots__ = (
+        "_chunks", "_head", "_left", "_memo", "_paused", "_pool", "_state", "address", "answer",
+        "caller", "idle_since", "transport",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool, address: Address) -> None:
+        self._pool = pool
+        self.address = address
+        self.caller: CallerConnection | None = None
+        self.answer: AnswerHead | None = None  # once its head has come
+        self.idle_since = 0.0
+        self._memo: tuple[Repeated, AnswerHead] | None = None
+        self._head = b""
+        self._state = _IN_HEAD
+        self._left = 0
+        self._chunks = Chunks()
+        self._paused = False
+
+    def begin(self, caller: CallerConnection, request: bytes) -> None:
+        """Send a request on behalf of `caller`, who gets the answer."""
+        self.caller = caller
+        self.answer = None
+        self._head = b""
+        self._state = _IN_HEAD
+        self.transport.write(request)
+
+    def send(self, data: bytes) -> None:
+        """Send more of the request's body."""
+        self.transport.write(data)
+
+    def pause(self) -> None:
+        """Read no more of the answer than the caller takes."""
+        if not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading the answer."""
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def release(self) -> None:
+        """Forget the caller: back into the pool if another request may follow, else close."""
+        self.caller = None
+        self.resume()
+        if self._state == _IN_HEAD and self.answer is not None and self.answer.reusable:
+            self._pool.put(self)
+        else:
+            self.transport.abort()
+
+    def abort(self) -> None:
+        """Close at once, so that the engine stops working on the request."""
+        self.caller = None
+        self.transport.abort()
+
+    # what asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = transport  # type: ignore[assignment]
+        self.transport.set_write_buffer_limits(high=HELD_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what the engine sends, up to the end of its answer."""
+        caller = self.caller
+        if caller is None:  # bytes that nobody asked for: never another answer's beginning
+            self.transport.abort()
+            return
+        try:
+            if self._state == _IN_HEAD:
+                self._receive_head(caller, data)
+            elif self._state == _IN_BODY:
+                self._receive_body(caller, data)
+            else:
+                caller.pass_on(data)
+        except (BadAnswer, BadChunks) as error:
+            self.abort()
+            caller.failed(
+                EngineUnreachable(f"{self._name} answered what cannot be passed on: {error}")
+            )
+
+    def eof_received(self) -> None:
+        """Let the transport close: an engine that ends its side has ended."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell the caller, or take it out of the pool."""
+        caller, self.caller = self.caller, None
+        if caller is None:
+            self._pool.forget(self)
+        elif self.answer is not None and self.answer.body is Body.UNTIL_CLOSE and error is None:
+            caller.answered(self, last=True)
+        elif self._state == _TUNNEL:
+            caller.transport.close()
+        else:
+            caller.failed(EngineUnreachable(f"{self._name} broke the connection"))
+
+    def pause_writing(self) -> None:
+        """Read no more of the caller's body than the engine takes."""
+        if self.caller is not None:
+            self.caller.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on reading the caller's body."""
+        if self.caller is not None:
+            self.caller.transport.resume_reading()
+
+    @property
+    def _name(self) -> str:
+        host, port = self.address
+        return f"engine at {host}:{port}"
+
+    # the answer
+
+    def _receive_head(self, caller: CallerConnection, data: bytes) -> None:
+        if self._head:
+            data = self._head + data
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > _MAX_HEAD:
+                raise BadAnswer(f"a head of over {_MAX_HEAD} bytes")
+            self._head = data
+            return
+        self._head = b""
+        answer, length = self._read(data[:end])
+        body = data[end + 4 :]
+        if answer.status <= _MAX_INFORMATIONAL and answer.status != SWITCHING_PROTOCOLS:
+            if body:
+                self._receive_head(caller, body)
+            return
+        if answer.status == _UNAUTHORIZED:  # the key is ours and right, so the engine is another
+            self.abort()
+            caller.failed(
+                InstanceNotReady(f"{self._name} is not the instance's any more", retry_after_s=1)
+            )
+            return
+        self.answer = answer
+        if answer.status == SWITCHING_PROTOCOLS:
+            self._state = _TUNNEL
+            caller.switched(answer, body)
+            return
+        if answer.body is Body.COUNTED and len(body) >= length:  # all of it, as is usual
+            caller.begin_answer(answer, length, body[:length])
+            self._ended(caller, extra=len(body) > length)
+            return
+        self._state, self._left = _IN_BODY, length
+        if answer.body is Body.CHUNKED:
+            self._chunks = Chunks()
+        caller.begin_answer(answer, length, b"")
+        if body:
+            self._receive_body(caller, body)
+
+    def _read(self, head: bytes) -> tuple[AnswerHead, int]:
+        if self._memo is not None:
+            length = self._memo[0].length_in(head)
+            if length is not None:
+                return self._memo[1], length
+        answer = answer_head(head)
+        self._memo = Repeated(head), answer
+        return answer, answer.length
+
+    def _receive_body(self, caller: CallerConnection, data: bytes) -> None:
+        answer = self.answer
+        if answer is None:
+            raise AssertionError("a body before its head")
+        if answer.body is Body.CHUNKED:
+            end = self._chunks.end_in(data)
+        elif answer.body is Body.COUNTED:
+            end = self._left if len(data) >= self._left else -1
+            self._left -= len(data)
+        else:
+            end = -1
+        if end < 0:
+            caller.pass_on(data)
+            return
+        caller.pass_on(data[:end])
+        self._ended(caller, extra=end < len(data))
+
+    def _ended(self, caller: CallerConnection, *, extra: bool) -> None:
+        # An engine that sends more than it announced is not trusted with another request.
+        self._state = _IN_BODY if extra else _IN_HEAD
+        caller.answered(self, last=False)
+
+
+class Pool:
+    """Connections that wait for their next request, by address."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._idle: dict[Address, list[EngineConnection]] = {}
+
+    def take(self, address: Address) -> EngineConnection | None:
+        """Return an open connection to the engine, if there is one fresh enough."""
+        waiting = self._idle.get(address)
+        while waiting:
+            connection = waiting.pop()  # the one used last: the others grow old and are closed
+            if self._is_fresh(connection):
+                return connection
+            connection.transport.abort()
+        return None
+
+    def put(self, connection: EngineConnection) -> None:
+        """Keep a connection for the next request."""
+        connection.idle_since = self._clock.now
+        self._idle.setdefault(connection.address, []).append(connection)
+
+    def forget(self, connection: EngineConnection) -> None:
+        """Drop a connection that has closed."""
+        waiting = self._idle.get(connection.address, [])
+        if connection in waiting:
+            waiting.remove(connection)
+
+    def sweep(self) -> None:
+        """Close what has waited too long."""
+        for address, waiting in list(self._idle.items()):
+            fresh = [connection for connection in waiting if self._is_fresh(connection)]
+            for connection in waiting:
+                if connection not in fresh:
+                    connection.transport.abort()
+            if fresh:
+                self._idle[address] = fresh
+            else:
+                del self._idle[address]
+
+    def _is_fresh(self, connection: EngineConnection) -> bool:
+        # The clock stands still between ticks, so count a tick more.
+        waited = self._clock.now + self._clock.tick_s - connection.idle_since
+        return waited < IDLE_S and not connection.transport.is_closing()
+
+
+class Clock:
+    """A monotonic clock read once a tick: free to ask in every request."""
+
+    def __init__(self, tick_s: float, now: float) -> None:
+        self.tick_s = tick_s
+        self.now = now  # seconds

@@ -1,0 +1,145 @@
+"""A request's head in the one strict form that the relay takes. Pure.
+
+Anything that could be read in two ways, or needs more than bytes moved, is not plain: the caller's
+connection then goes to gunicorn's parser, which refuses or understands it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# Segments begin with a letter, digit, dash or underscore: no `//`, no `.`, no `..`, nothing to
+# decode. `/v1` and `/v2` are what vLLM guards with its key, so that a wrong engine says 401.
+_PLAIN = re.compile(
+    rb"(GET|POST) /proxy/([a-z0-9-]{1,63})"
+    rb"(/v[12](?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+)(\?[!\"$-~]*)? HTTP/1\.1"
+    rb"((?:\r\n[A-Za-z0-9-]+:[\t -~\x80-\xff]*)+)"
+)
+_LENGTH = re.compile(rb"[0-9]{1,15}")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_MAX_LINE = 8190  # bytes; gunicorn's limits, so that both ways refuse the same
+_MAX_HEADERS = 100
+
+_DROPPED = frozenset(  # the caller's secrets, and what says where it is: not for the engine
+    {
+        b"cookie", b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host",
+        b"x-forwarded-port", b"x-forwarded-proto", b"x-forwarded-server", b"x-real-ip",
+        b"x-client-ip", b"cf-connecting-ip",
+    }
+)  # fmt: skip
+_FROM_ELSEWHERE = _DROPPED - {b"cookie"} | {b"origin", b"sec-fetch-site"}
+_NOT_PLAIN = frozenset(  # framing, negotiation and hop-by-hop headers that need a full parser
+    {
+        b"expect", b"http2-settings", b"keep-alive", b"proxy-authenticate",
+        b"proxy-authorization", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
+    }
+)  # fmt: skip
+_ONCE = frozenset(
+    {
+        b"authorization", b"connection", b"content-length", b"content-type", b"host", b"upgrade",
+        b"x-api-key", b"x-request-id",
+    }
+)  # fmt: skip
+_WEBSOCKET = frozenset({b"upgrade, keep-alive", b"keep-alive, upgrade", b"upgrade"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainRequest:
+    """What a plain head says. `headers` are those for the engine, each line led by CRLF."""
+
+    method: bytes
+    instance_id: str
+    path: str
+    target: bytes  # path and query as the engine gets them
+    headers: bytes
+    length: int | None  # of the body, in bytes; None: no Content-Length
+    keep_alive: bool
+    websocket: bool
+    host: bytes
+    token: bytes | None  # the API key, if one was sent
+    request_id: bytes | None  # the caller's own, if it can be used
+    from_elsewhere: bool  # it has a header that a page or a proxy in front would have put there
+
+
+def plain_request(head: bytes) -> PlainRequest | None:
+    """Return what `head` says, or None if it is not plain.
+
+    Args:
+        head: everything before the empty line, without the last CRLF.
+    """
+    found = _PLAIN.fullmatch(head)
+    if found is None:
+        return None
+    method, instance_id, path, query, lines = found.groups()
+    seen: dict[bytes, bytes] = {}  # of the headers that may stand once only
+    kept: list[bytes] = []
+    from_elsewhere = False
+    headers = lines[2:].split(b"\r\n")
+    if len(headers) > _MAX_HEADERS or max(map(len, headers)) > _MAX_LINE:
+        return None
+    for line in headers:
+        colon = line.index(b":")
+        name = line[:colon].lower()
+        from_elsewhere = from_elsewhere or name in _FROM_ELSEWHERE
+        if name in _ONCE:
+            if name in seen:
+                return None
+            seen[name] = line[colon + 1 :].strip(b" \t")
+        elif name in _NOT_PLAIN:
+            return None
+        elif name not in _DROPPED:
+            kept.append(line)
+    return _request(
+        method, instance_id.decode(), path, query or b"", kept, seen, from_elsewhere=from_elsewhere
+    )
+
+
+def _request(
+    method: bytes,
+    instance_id: str,
+    path: bytes,
+    query: bytes,
+    kept: list[bytes],
+    seen: dict[bytes, bytes],
+    *,
+    from_elsewhere: bool,
+) -> PlainRequest | None:
+    length = seen.get(b"content-length")
+    if length is not None and not _LENGTH.fullmatch(length):
+        return None
+    connection = seen.get(b"connection", b"").lower()
+    websocket = b"upgrade" in seen
+    if websocket:
+        is_handshake = method == b"GET" and not length and connection in _WEBSOCKET
+        if not is_handshake or seen[b"upgrade"].lower() != b"websocket":
+            return None
+    elif connection not in (b"", b"keep-alive", b"close"):
+        return None
+    if not seen.get(b"host"):
+        return None
+    given = [key for key in (_bearer(seen.get(b"authorization")), seen.get(b"x-api-key")) if key]
+    if len(given) > 1:
+        return None
+    if content_type := seen.get(b"content-type"):
+        kept.append(b"Content-Type: " + content_type)
+    request_id = seen.get(b"x-request-id", b"")
+    return PlainRequest(
+        method=method,
+        instance_id=instance_id,
+        path=path.decode(),
+        target=path + query,
+        headers=b"".join(b"\r\n" + line for line in kept),
+        length=None if length is None else int(length),
+        keep_alive=connection != b"close",
+        websocket=websocket,
+        host=seen[b"host"],
+        token=given[0] if given else None,
+        request_id=request_id if _REQUEST_ID.fullmatch(request_id) else None,
+        from_elsewhere=from_elsewhere,
+    )
+
+
+def _bearer(authorization: bytes | None) -> bytes | None:
+    scheme, _, token = (authorization or b"").partition(b" ")
+    return token.strip(b" ") if scheme.lower() == b"bearer" else None
