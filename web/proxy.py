@@ -9,6 +9,7 @@ import errno
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import h11
 from flask import Flask, Response, g, request
@@ -178,7 +179,9 @@ class _AnswerBody:
 
     def __init__(self, exchange: Exchange, activity: Activity, instance_id: str) -> None:
         self._exchange = exchange
-        self._pieces = exchange.body()
+        # gunicorn sends the head with the first piece, even an empty one; a stream's head must not
+        # wait for its first token.
+        self._pieces = chain([b""], exchange.body())
         self._activity = activity
         self._instance_id = instance_id
         self._open = True

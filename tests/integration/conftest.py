@@ -1,7 +1,7 @@
 """Fixtures: `fleet`, shared by tests that leave it as they found it; `own_fleet`, to be broken.
 
-Both have two nodes: `one` takes three instances, `two` takes two. `way` is a web tier of each kind in
-turn, shared; `case` an instance behind it whose engine the test speaks for.
+Both have two nodes: `one` takes three instances, `two` takes two. `way` is a web tier of each kind
+in turn, shared; `case` an instance behind it whose engine the test speaks for.
 """
 
 from __future__ import annotations
