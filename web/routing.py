@@ -21,6 +21,7 @@ from web.lookup import Lookup
 _REFRESH_S = 5.0  # should a notification be lost
 _PAUSE_S = 0.5  # between tries while the store is away
 _LOADING_RETRY_S = 5
+_ANOTHER_ENGINE_RETRY_S = 5  # by then the worker has probed the engine
 _MOST_ENDED = 2048  # remembered, newest kept; a few thousand bytes each
 _MOST_UNRECORDED = 1024  # kept, newest kept; a few thousand bytes each
 _NAMED = 10  # in one log line
@@ -106,6 +107,13 @@ class RoutingTable:
                 retry_after_s=_LOADING_RETRY_S,
             )
         return None
+
+    def another_answers(self, instance: Instance) -> InstanceNotReady:
+        """Hear that another engine answers where the table has this one; return what to answer."""
+        return self.gone(instance) or InstanceNotReady(
+            f"instance {instance.instance_id}: another engine answers at its address",
+            retry_after_s=_ANOTHER_ENGINE_RETRY_S,
+        )
 
     def routes(self, instance_id: str) -> bool:
         """Say whether the table holds the instance, serving or not; never blocks."""

@@ -117,7 +117,7 @@ def _all_pids() -> list[int]:
 
 def _session(pid: int) -> int | None:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
     state, *fields = stat.rpartition(")")[2].split()
