@@ -225,6 +225,7 @@ class Case:
         self.callers: list[Caller] = []
         while self.ask().status == 503:  # the web tier has yet to hear that it runs
             Event().wait(0.01)
+        self.leave()
         self.engine.forget()
 
     def caller(self) -> Caller:
@@ -263,10 +264,15 @@ class Case:
         assert record is not None
         return record.last_active
 
-    def close(self) -> None:
-        """End engine and callers."""
+    def leave(self) -> None:
+        """End all callers."""
         for caller in self.callers:
             caller.close()
+        self.callers.clear()
+
+    def close(self) -> None:
+        """End engine and callers."""
+        self.leave()
         self.engine.close()
 
 

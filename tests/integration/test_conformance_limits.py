@@ -155,7 +155,7 @@ def test_an_engine_that_takes_no_connection_in_time_is_502(case: Case) -> None:
         port = full.getsockname()[1]
         waiting = [socket.socket() for _ in range(3)]
         for one in waiting:
-            one.setblocking(False)
+            one.settimeout(0)
             one.connect_ex(("127.0.0.1", port))
         instance_id = case.way.record(port)
         path = f"/proxy/{instance_id}/v1/models"
