@@ -6,9 +6,9 @@ import re
 from concurrent.futures import Future
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
 
-from gunicorn.workers.gthread import ThreadWorker
+
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from web.errors import error_body
 
@@ -18,7 +18,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3})")
 class JsonErrorWorker(ThreadWorker):  # type: ignore[misc]
     """Answers requests that never reach Flask (malformed, too large) as Flask's errors look."""
 
-    def finish_request(self, conn: Any, fs: Future[object]) -> None:
+    def finish_request(self, conn: TConn, fs: Future[object]) -> None:
         """Close what has ended in a thread: a caller that stays makes it last two seconds."""
         if fs.cancelled() or fs.exception() or fs.result() is not False:
             super().finish_request(conn, fs)

@@ -299,6 +299,14 @@ def _request_headers(instance: Instance) -> RawHeaders:
     return _encoded(headers)
 
 
+class _EngineResponse(Response):
+    """Says what the engine said: Werkzeug would drop and rewrite headers of some answers."""
+
+    def get_wsgi_headers(self, _environ: object) -> Headers:
+        """Return the headers as they are."""
+        return self.headers
+
+
 def _response(answer: h11.Response, body: _AnswerBody) -> Response:
     given = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers)
     headers = Headers(
@@ -308,7 +316,7 @@ def _response(answer: h11.Response, body: _AnswerBody) -> Response:
     )
     headers.update(_OURS)
     has_type = "Content-Type" in headers
-    response = Response(body, answer.status_code, headers, direct_passthrough=True)
+    response = _EngineResponse(body, answer.status_code, headers, direct_passthrough=True)
     if not has_type:
         del response.headers["Content-Type"]  # Flask's guess, not the engine's word
     return response

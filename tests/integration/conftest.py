@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.integration.conformance import Case, Way, running_way, ways
 from tests.integration.harness import LocalFleet, local_fleet
+
+settings.register_profile("long", max_examples=5000, deadline=None)
 
 
 @pytest.fixture(scope="session")

@@ -109,6 +109,12 @@ class Talk:
             self.request.gone_at = monotonic()
             raise Left
 
+    def speaks_within(self, seconds: float) -> bool:
+        """Return whether the next request begins in that time."""
+        poll = select.poll()
+        poll.register(self._peer, select.POLLIN)
+        return bool(self._rest or poll.poll(seconds * 1000))
+
     def close(self) -> None:
         """End the connection at once."""
         raise Left

@@ -158,9 +158,8 @@ def test_an_answer_that_is_none_is_502(case: Case, fault: str) -> None:
     assert (answer.status, answer.error["type"]) == (502, "server_error")
     assert len(case.engine.received) == 1  # what was sent is not sent again
 
-    case.engine.script = echo  # and neither connection is the worse for it
-    caller.send(case.head("GET", "?next"))
-    assert b"?next" in caller.answer().body
+    case.engine.script = echo  # and nothing of it is left for the next
+    assert b"?next" in case.ask("GET", "?next").body
 
 
 @pytest.mark.parametrize("fault", CUT)
@@ -250,8 +249,8 @@ def test_an_engine_that_dies_in_its_stream_leaves_no_final_chunk(case: Case) -> 
 def test_an_engine_that_closes_idle_connections_at_once_gives_no_wrong_answer(case: Case) -> None:
     def script(talk: Talk) -> None:
         echo(talk)
-        Event().wait(0.001)
-        talk.close()
+        if not talk.speaks_within(0.001):
+            talk.close()
 
     case.engine.script = script
 
@@ -262,16 +261,23 @@ def test_an_engine_that_closes_idle_connections_at_once_gives_no_wrong_answer(ca
             Event().wait(0.001 * (number % 3))
             caller.send(case.head("POST", f"?{name}-{number}", "Content-Length: 2") + b"{}")
             answers.append(caller.answer("POST"))
+            if answers[-1].header("connection") == "close":
+                caller = case.caller()
         return answers
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(calls, range(8)))
     for name, of_one in enumerate(answers):
         for number, answer in enumerate(of_one):
-            assert answer.status == 200, answer
-            assert f'"/v1/completions?{name}-{number}"'.encode() in answer.body
-    targets = [got.target for got in case.engine.received if got.complete]
-    assert len(targets) == len(set(targets)) == 240
+            # A request that met the closing of its connection may have been read, so it is not
+            # sent again.
+            if answer.status != 200:
+                assert (answer.status, answer.error["code"]) == (502, "engine_unreachable")
+            else:
+                assert f'"/v1/completions?{name}-{number}"'.encode() in answer.body
+    assert sum(answer.status == 200 for of_one in answers for answer in of_one) > 230
+    targets = [got.target for got in case.engine.received]
+    assert len(targets) == len(set(targets))
 
 
 def test_answers_of_many_at_once_do_not_mix(case: Case) -> None:
