@@ -52,7 +52,8 @@ def shown(fleet: LocalFleet) -> dict[str, dict[tuple[str, ...], float]]:
 def answered(fleet: LocalFleet, path: str, status: int = 200) -> float:
     """Return how many answers with `status` the instance's requests had."""
     requests_total = shown(fleet).get("fleet_requests_total", {})
-    return requests_total.get((str(status), path.rsplit("/", 1)[1], "view"), 0)
+    instance_id = path.rsplit("/", 1)[1]
+    return sum(requests_total.get((str(status), instance_id, way), 0) for way in ("relay", "view"))
 
 
 def web_processes(fleet: LocalFleet) -> list[int]:
