@@ -10,6 +10,7 @@ import logging
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import accumulate
 from time import monotonic, perf_counter
 from types import TracebackType
@@ -97,13 +98,15 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return the metrics of all web processes in Prometheus's text format."""
-        with self._flushing:
-            self._age()
-            own = self._own()
-        others, ended = self._snapshots.others(self._name)
+        self._flush_or_log()
+        # Also what this process has counted is taken from its file: whichever process is asked
+        # next sees the same files, and no counter goes down from one scrape to the next.
+        living, ended = self._snapshots.read()
+        if self._name not in living:  # a full disk; how the table stands can be said all the same
+            living[self._name] = replace(self._own(), rows=[], in_flight={})
         fresh = [row for row in ended if not self._is_stale(row)]
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_All([own, *others], fresh))
+        registry.register(_All(list(living.values()), fresh))
         return generate_latest(registry)
 
     def _row(self, instance_id: str, status: int, way: str) -> Row:
