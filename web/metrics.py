@@ -73,8 +73,8 @@ class Metrics:
         Args:
             instance_id: as the path had it; ids that nobody knows are counted as one.
             status: as the caller got it.
-            way: "view", from any thread, or "relay", from the relay's one event loop only: it counts
-                in rows of its own, and takes no lock, which would cost as much as all the rest.
+            way: "view", from any thread; or "relay", from the relay's one event loop only, which
+                has rows of its own and takes no lock: that would cost as much as all the rest.
             seconds: from the request's head to the end of the answer.
         """
         row = self._rows.get((instance_id, status, way)) or self._row(instance_id, status, way)
