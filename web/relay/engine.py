@@ -6,7 +6,14 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from shared.errors import EngineUnreachable, InstanceNotReady
-from web.relay.answer import SWITCHING_PROTOCOLS, AnswerHead, BadAnswer, Body, answer_head
+from web.relay.answer import (
+    BODILESS,
+    SWITCHING_PROTOCOLS,
+    AnswerHead,
+    BadAnswer,
+    Body,
+    answer_head,
+)
 from web.relay.chunks import BadChunks, Chunks
 from web.relay.repeated import Repeated
 
@@ -190,7 +197,8 @@ class EngineConnection(asyncio.Protocol):
             if length is not None:
                 return self._memo[1], length
         answer = answer_head(head)
-        self._memo = Repeated(head), answer
+        if answer.status not in BODILESS:
+            self._memo = Repeated(head), answer
         return answer, answer.length
 
     def _receive_body(self, caller: CallerConnection, data: bytes) -> None:
