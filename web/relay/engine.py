@@ -197,7 +197,7 @@ class EngineConnection(asyncio.Protocol):
             if length is not None:
                 return self._memo[1], length
         answer = answer_head(head)
-        if answer.status not in BODILESS:
+        if answer.status not in BODILESS:  # whose Content-Length is not of this answer
             self._memo = Repeated(head), answer
         return answer, answer.length
 
