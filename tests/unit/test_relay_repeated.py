@@ -120,8 +120,10 @@ _NASTY = st.sampled_from(
 def _pairs(draw: st.DrawFn, start: bytes, lines: st.SearchStrategy[bytes]) -> tuple[bytes, bytes]:
     """A head and one much like it: other digits somewhere, or some other bytes replaced."""
     head = b"\r\n".join([start, *draw(st.lists(lines, max_size=4))])
-    other = head.replace(b"12", draw(_DIGITS), draw(st.integers(0, 2)))
-    for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
+    numbers = head.split(b"12")
+    which = draw(st.integers(1, len(numbers) - 1))
+    other = b"12".join(numbers[:which]) + draw(_DIGITS) + b"12".join(numbers[which:])
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
         at = draw(st.integers(0, len(other)))
         upto = min(len(other), at + draw(st.integers(0, 2)))
         other = other[:at] + draw(_NASTY) + other[upto:]
@@ -129,7 +131,7 @@ def _pairs(draw: st.DrawFn, start: bytes, lines: st.SearchStrategy[bytes]) -> tu
 
 
 @settings(max_examples=500)
-@given(_pairs(b"POST /proxy/tiny-a/v1/completions?12 HTTP/1.1\r\nHost: 12", _REQUEST_LINES))
+@given(_pairs(b"POST /proxy/tiny-a/v1/completions?12 HTTP/1.1\r\nHost: x", _REQUEST_LINES))
 @example((counted(b"5"), counted(b"6")))
 def test_a_repeated_request_would_be_read_alike(pair: tuple[bytes, bytes]) -> None:
     head, other = pair
