@@ -3,13 +3,13 @@
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
+from shared.address import authority
 from shared.settings import Settings
 from web.snapshots import Snapshots
 
 _settings = Settings.load_or_exit()
 
-_host = _settings.app_host
-bind = [f"[{_host}]:{_settings.app_port}" if ":" in _host else f"{_host}:{_settings.app_port}"]
+bind = [authority(_settings.app_host, _settings.app_port)]
 workers = _settings.web_processes
 threads = _settings.web_threads
 worker_class = "web.relay.worker.RelayWorker"
@@ -19,7 +19,10 @@ loglevel = "debug" if _settings.app_debug else "info"
 accesslog = "-" if _settings.app_debug else None
 control_socket_disable = True  # one socket in $HOME, shared by all gunicorns of a user
 keepalive = 75  # seconds; the default of 2 makes a client of several calls connect each time
-graceful_timeout = 30  # seconds for streams under way to end when the web tier is stopped
+graceful_timeout = _settings.web_graceful_timeout_s
+limit_request_line = 8190  # gunicorn's most; the relay goes by the same limits
+limit_request_field_size = 8190
+limit_request_fields = _settings.proxy_max_headers
 forwarded_allow_ips = ""  # no header says who the caller is
 
 

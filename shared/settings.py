@@ -177,8 +177,8 @@ class Settings:
         unit="threads",
         doc="per web process; each request or stream under way holds one",
     )  # fmt: skip
-    web_graceful_timeout_s: float = _setting(
-        "WEB_GRACEFUL_TIMEOUT", _seconds, "300",
+    web_graceful_timeout_s: int = _setting(
+        "WEB_GRACEFUL_TIMEOUT", _whole(0, 86_400), "300",
         unit="seconds",
         doc="for requests under way to end when a web process is stopped or replaced",
     )  # fmt: skip
