@@ -100,7 +100,7 @@ def test_a_request_line_without_an_end_is_refused(case: Case) -> None:
 
 
 @where_heads_are_timed
-@pytest.mark.parametrize("part", [b"GET", b"GET /proxy/x HTTP/1.1\r\nHost: local"])
+@pytest.mark.parametrize("part", [b"GET", b"\r\n", b"GET /proxy/x HTTP/1.1\r\nHost: local"])
 def test_a_head_that_does_not_come_is_given_up(case: Case, part: bytes) -> None:
     caller = case.caller()
     caller.send(case.head("GET", "/healthz"))
@@ -110,6 +110,15 @@ def test_a_head_that_does_not_come_is_given_up(case: Case, part: bytes) -> None:
     answer = caller.answer()
     assert (answer.status, answer.error["code"]) == (408, "request_timeout")
     assert 1.5 < monotonic() - began < 5
+    assert caller.is_closed()
+
+
+@where_heads_are_timed
+def test_a_long_head_is_refused_before_its_end(case: Case) -> None:
+    caller = case.caller()
+    caller.send(case.head("GET", "")[:-2] + b"X-A: aaaaaaaaaa\r\n" * 4096)
+    answer = caller.answer()
+    assert (answer.status, answer.error["code"]) == (431, "headers_too_large")
     assert caller.is_closed()
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shared.domain.instance import Instance
-from shared.errors import EngineTimeout, FleetError, RequestTimeout
+from shared.errors import EngineTimeout, FleetError, HeadersTooLarge, RequestTimeout
 from web.errors import CALLER_GONE_STATUS, status_of
 from web.relay.admission import Grant
 from web.relay.answer import AnswerHead, Body
@@ -171,9 +171,11 @@ class CallerConnection(asyncio.Protocol):
         if not self._unread and data:  # from the first byte on; not again at each further one
             self.deadline = self._relay.clock.now + self._relay.limits.header_timeout_s
         self._unread = data
-        is_over = len(data) > self._relay.limits.max_header_bytes
-        if is_over or data.startswith(b"\r\n") or _has_bare_lf(data):
-            self._give_up(data, -1)  # the parser there knows what to say
+        most = self._relay.limits.max_header_bytes
+        if len(data) > most:
+            self._refuse(HeadersTooLarge(f"headers: over {most} bytes; see PROXY_MAX_HEADER_BYTES"))
+        elif _has_bare_lf(data):
+            self._give_up(data, -1)  # the parser there knows what to say, and waits for no more
 
     # the fast way
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from shared.address import authority
 from shared.errors import EngineUnreachable
-from web.relay.answer import SWITCHING_PROTOCOLS, AnswerHead, BadAnswer, Body, answer_head
+from web.relay.answer import (
+    BODILESS,
+    SWITCHING_PROTOCOLS,
+    AnswerHead,
+    BadAnswer,
+    Body,
+    answer_head,
+)
 from web.relay.chunks import BadChunks, Chunks
 from web.relay.repeated import Repeated
 
@@ -201,7 +208,8 @@ class EngineConnection(asyncio.Protocol):
             if length is not None:
                 return self._memo[1], length
         answer = answer_head(head)
-        self._memo = Repeated(head), answer
+        if answer.status not in BODILESS:  # whose Content-Length is not of this answer
+            self._memo = Repeated(head), answer
         return answer, answer.length
 
     def _receive_body(self, caller: CallerConnection, data: bytes) -> None:
