@@ -125,9 +125,10 @@ def test_headers_of_the_engines_connection_stay_on_it(case: Case) -> None:
     assert caller.answer().status == 200  # the caller's own connection goes on
 
 
-def test_interim_answers_do_not_stand_for_the_answer(case: Case) -> None:
+@pytest.mark.parametrize("times", [1, 2000])
+def test_interim_answers_do_not_stand_for_the_answer(case: Case, times: int) -> None:
     interim = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
-    case.engine.script = answering(interim + OK)
+    case.engine.script = answering(interim * times + OK)
     answer = case.ask()
     assert (answer.status, answer.body) == (200, b'{"ok":true}')
 

@@ -190,10 +190,11 @@ def test_head_has_the_length_no_body_and_a_connection_that_goes_on(case: Case) -
 def test_an_answer_without_a_body_leaves_the_connection_usable(case: Case, answer: bytes) -> None:
     case.engine.script = answering(answer)
     caller = case.caller()
-    caller.send(case.head("GET"))
-    got = caller.answer()
-    assert (got.status, got.body) == (int(answer.split()[1]), b"")
-    assert got.header("transfer-encoding") is None
+    for _ in range(2):  # the second one is to be known again, by whoever remembers heads
+        caller.send(case.head("GET"))
+        got = caller.answer()
+        assert (got.status, got.body) == (int(answer.split()[1]), b"")
+        assert got.header("transfer-encoding") is None
     case.engine.script = echo
     caller.send(case.head("GET"))
     assert caller.answer().whole

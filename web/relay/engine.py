@@ -163,34 +163,31 @@ class EngineConnection(asyncio.Protocol):
     def _receive_head(self, caller: CallerConnection, data: bytes) -> None:
         if self._head:
             data = self._head + data
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            if len(data) > _MAX_HEAD:
-                raise BadAnswer(f"a head of over {_MAX_HEAD} bytes")
-            self._head = data
-            return
-        self._head = b""
-        answer, length = self._read(data[:end])
-        body = data[end + 4 :]
-        if answer.status == _UNAUTHORIZED:  # the key is ours and right, so the engine is another
-            self.abort()
-            caller.wrong_engine()
-        elif answer.status == SWITCHING_PROTOCOLS and caller.wants_tunnel:
-            self.answer = answer
-            self._state = _TUNNEL
-            caller.switched(answer, body)
-        elif answer.status <= _MAX_INFORMATIONAL:
-            if answer.status == SWITCHING_PROTOCOLS:
-                raise BadAnswer("it switches to a protocol that nobody asked for")
-            if body:
-                self._receive_head(caller, body)
-        else:
-            self._begin_answer(caller, answer, length, body)
+        while (end := data.find(b"\r\n\r\n")) >= 0:
+            answer, length = self._read(data[:end])
+            data = data[end + 4 :]
+            if answer.status > _MAX_INFORMATIONAL or answer.status == SWITCHING_PROTOCOLS:
+                self._head = b""
+                self._begin_answer(caller, answer, length, data)
+                return
+        if len(data) > _MAX_HEAD:
+            raise BadAnswer(f"a head of over {_MAX_HEAD} bytes")
+        self._head = data
 
     def _begin_answer(
         self, caller: CallerConnection, answer: AnswerHead, length: int, body: bytes
     ) -> None:
+        if answer.status == _UNAUTHORIZED:  # the key is ours and right, so the engine is another
+            self.abort()
+            caller.wrong_engine()
+            return
+        if answer.status == SWITCHING_PROTOCOLS and not caller.wants_tunnel:
+            raise BadAnswer("it switches to a protocol that nobody asked for")
         self.answer = answer
+        if answer.status == SWITCHING_PROTOCOLS:
+            self._state = _TUNNEL
+            caller.switched(answer, body)
+            return
         if answer.body is Body.COUNTED and len(body) >= length:  # all of it, as is usual
             caller.begin_answer(answer, length, body[:length])
             self._ended(caller, extra=len(body) > length)
