@@ -24,7 +24,7 @@ from vllm.entrypoints.cli.serve import ServeSubcommand
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.version import __version__
 
-NOT_FLAGS = ("subparser", "model_tag", "dispatch_function")
+NOT_FLAGS = ("subparser", "dispatch_function")
 FRONTEND_OBJECTS = ("default_chat_template_kwargs",)  # typed by hand in vLLM's cli_args
 
 
@@ -82,6 +82,8 @@ def meaning(
             found = vars(parser.parse_args(["serve", *words]))
     except (SystemExit, Exception):  # noqa: BLE001 - whatever it raises, it starts no engine
         return None
+    if found["model_tag"] == words[0]:
+        del found["model_tag"]
     return {
         dest: value
         for dest, value in found.items()

@@ -61,8 +61,8 @@ def test_the_beginning_of_several_is_refused_with_what_it_could_mean(written: st
 @pytest.mark.parametrize(
     "written",
     [
-        "", "-", "--", "-t", "-xyz", "-O3", "---seed", "1st", "a b", "a=b", "a\n", "a\x00", "é", "a.",
-        ".a", "a..b", "a++", "a;b", "a/b", "--a --b", "a+.b", "-tp-x", "--.a",
+        "", "-", "--", "-t", "-xyz", "-O3", "---seed", "1st", "a b", "a=b", "a\n", "a\x00", "é",
+        "a.", ".a", "a..b", "a++", "a;b", "a/b", "--a --b", "a+.b", "-tp-x", "--.a",
     ],
 )  # fmt: skip
 def test_what_is_no_name_of_a_flag_is_refused(written: str) -> None:
