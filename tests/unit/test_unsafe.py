@@ -11,6 +11,7 @@ from shared.domain.params import OWNED, checked
 from shared.domain.unsafe import HARMLESS_KEYS, UNSAFE, models_named, refuse_unsafe
 from shared.domain.vllm_flags import BOOLEANS, VALUES
 from shared.errors import InvalidRequest
+from shared.settings import ROOT
 
 
 def refuse(
@@ -190,6 +191,12 @@ def test_the_message_names_the_key_inside_and_how_to_allow_it() -> None:
 def test_what_names_a_model_is_found(params: dict[str, Any], models: list[str]) -> None:
     found = checked(params, field="params").items()
     assert [model for name, value in found for model in models_named(name, value)] == models
+
+
+def test_the_documentation_names_every_one() -> None:
+    text = (ROOT / "docs/parameters.md").read_text()
+    keys = {key for keys in HARMLESS_KEYS.values() for key in keys}
+    assert [name for name in {*UNSAFE, *HARMLESS_KEYS, *keys} if f"`{name}`" not in text] == []
 
 
 def test_the_lists_name_parameters_in_normal_form_and_no_owned_ones() -> None:
