@@ -99,13 +99,13 @@ _SAFE_LOADING = frozenset(
 _EXECUTORS = frozenset({"mp", "ray", "uni", "external_launcher"})
 _PLAIN = re.compile(r"[A-Za-z0-9_-]*")
 _SPEAKS_OF_IT = re.compile(
-    r"(?:^|_)(?:cls|class|config|connector|dir|directory|endpoint|file|files|folder|hook|"
-    r"hooks|key|middleware|module|modules|password|path|paths|plugin|plugins|port|processors|"
-    r"qualname|script|secret|server|socket|token|uri|url)(?:_|$)"
+    r"(?:^|_)(?:cls|class|config|connector|dir|directory|endpoint|file|files|folder|middleware|"
+    r"module|modules|path|paths|plugin|plugins|port|processors|qualname|script|server|socket|uri|"
+    r"url)(?:_|$)"
 )
 _KEY_SPEAKS_OF_IT = re.compile(
     r"(?:^|_)(?:auto_map|cls|connector|dir|endpoint|file|files|folder|module|path|paths|plugin|"
-    r"plugins|qualname|script|token|uri|url)$"
+    r"plugins|qualname|script|uri|url)$"
 )
 _NAMES_A_MODEL = re.compile(
     r"(?:.*_)?(?:model|tokenizer|name_or_path|model_id|model_name|tower|repo_id)"

@@ -143,7 +143,8 @@ def test_what_names_code_or_files_is_refused(params: dict[str, Any]) -> None:
         {"trust_remote_code": False},
         {"trust_remote_code": None},
         {"no_trust_remote_code": True},
-        {"brand_new_switch": True, "crash_after": 2.0},
+        {"brand_new_switch": True, "crash_after": 2.0, "token_gap": 1},
+        {"hf_overrides": {"pad_token": "x", "image_token_id": 7}},
     ],
 )
 def test_all_else_passes(params: dict[str, Any]) -> None:
