@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from shared.domain.spelling import full_name, subject
 from shared.domain.vllm_flags import BOOLEANS, OBJECTS
@@ -222,8 +222,6 @@ def _parsed_object(text: str, where: str) -> object:
         raise InvalidRequest(f"{where}: not valid JSON: {error}", field=where) from error
     if not isinstance(found, dict):
         raise InvalidRequest(f"{where}: must be a JSON object", field=where)
-    if _is_deep(found):
-        raise InvalidRequest(f"{where}: nested deeper than {_MAX_DEPTH} levels", field=where)
     _refuse_unrenderable(found, where)
     return found
 
@@ -250,13 +248,27 @@ def _refuse_unrenderable(value: object, where: str) -> None:
 def _is_deep(value: object) -> bool:
     level = [value]
     for _ in range(_MAX_DEPTH):
-        level = [
-            item
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for item in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+        level = [item for outer in level for item in _inside(outer)]
     return bool(level)
+
+
+def _inside(value: object) -> Iterable[object]:
+    match value:
+        case dict():
+            return value.values()
+        case list():
+            return value
+        case str() if (said := _as_json(value)) != value:  # JSON in a text is one level deeper
+            return [said]
+    return ()
+
+
+def _as_json(text: str) -> object:
+    try:
+        found: object = json.loads(text) if text.lstrip()[:1] in ("[", "{", '"') else text
+    except (ValueError, RecursionError):  # text to us, and to vLLM
+        return text
+    return found
 
 
 def _refuse_item(item: object, where: str) -> None:

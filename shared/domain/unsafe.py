@@ -263,6 +263,8 @@ def _texts(value: object) -> Iterator[str]:
     match value:
         case str():
             yield value
+            if (said := _as_json(value)) != value:  # after a dot vLLM reads it so
+                yield from _texts(said)
         case list():
             for item in value:
                 yield from _texts(item)

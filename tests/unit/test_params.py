@@ -337,3 +337,17 @@ def test_a_value_nested_too_deep_is_refused(depth: int) -> None:
         value = {"a": value}
     with pytest.raises(InvalidRequest, match="nested deeper than 64 levels"):
         checked({"hf_overrides": value}, field="params")
+
+
+@pytest.mark.parametrize("name", ["hf_overrides", "hf_overrides.a", "brand_new", "tokenizer"])
+@pytest.mark.parametrize("depth", [65, 900])
+def test_a_text_that_is_json_nested_too_deep_is_refused(name: str, depth: int) -> None:
+    text = '{"a":' * depth + "1" + "}" * depth
+    for value in (text, [text], f" {text}", json.dumps(text), json.dumps([text])):
+        with pytest.raises(InvalidRequest, match="nested deeper than 64 levels"):
+            checked({name: value}, field="params")
+
+
+@pytest.mark.parametrize("text", ["[" * 16_000, '{"a":' * 3_000])
+def test_a_text_that_no_parser_takes_for_json_is_a_text(text: str) -> None:
+    assert checked({"brand_new": text}, field="params") == {"brand_new": text}

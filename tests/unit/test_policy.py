@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared.domain.params import merge
 from shared.domain.policy import Policy
+from shared.domain.vllm_flags import OBJECTS, VALUES
 from shared.errors import InvalidRequest, SettingsError
 from shared.policy import base_params, policy
 from tests import builders
@@ -126,6 +130,25 @@ def test_every_instance_begins_with_the_defaults_and_the_file(tmp_path: Path) ->
         "seed": 1,
         "dtype": "half",
     }
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+_NAMES = st.sampled_from(sorted(VALUES | set(OBJECTS))) | st.text()
+
+
+@given(
+    st.text(),
+    st.dictionaries(_NAMES, _JSON | _JSON.map(json.dumps), max_size=3),
+    st.dictionaries(st.text() | st.just("OMP_NUM_THREADS"), _JSON, max_size=2),
+)
+def test_any_spec_passes_or_is_refused(name: str, params: dict[str, Any], env: Any) -> None:
+    """A node reads what stands in Redis: no error but a refusal may come of it."""
+    with suppress(InvalidRequest):
+        policy(builders.settings()).check(name, params, env, real=os.path.realpath)
 
 
 # on the node
