@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from web.relay.collecting import ENOUGH, Collecting
 
+MOST = 10_000_000  # bytes of a body
 START = b"PUT /anywhere HTTP/1.1\r\nHost: x\r\n"
 
 
@@ -24,7 +25,7 @@ def collected(data: bytes, cuts: list[int]) -> tuple[int, bool]:
     head_end = data.find(b"\r\n\r\n")
     least = head_end + 4
     ends = sorted({least, *(least + cut % (len(data) - least + 1) for cut in cuts), len(data)})
-    collecting = Collecting(data[:least], head_end)
+    collecting = Collecting(data[:least], head_end, MOST)
     for end in ends:
         if collecting.is_enough(data[:end]):
             return end, collecting.is_whole
@@ -97,6 +98,11 @@ def test_a_large_request_goes_once_its_caller_really_sends(headers: bytes) -> No
     assert collected(data[:-1], [1, 1000]) == (-1, False)
 
 
+def test_one_that_is_too_long_is_not_waited_for_but_an_upload() -> None:
+    data = START + b"Content-Length: %d\r\n\r\n" % (MOST + 1)
+    assert collected(data, []) == (len(data), False)
+
+
 def test_a_request_as_large_as_enough_is_whole() -> None:
     data = START + b"Content-Length: %d\r\n\r\n" % ENOUGH + b"a" * ENOUGH
     assert collected(data, []) == (len(data), True)
@@ -125,7 +131,7 @@ def test_one_that_may_be_waited_for_otherwise_counts_as_an_upload(headers: bytes
 
 
 def test_a_head_without_an_end_may_be_waited_for() -> None:
-    collecting = Collecting(b"GET / HTTP/1.1\nHost: x", -1)
+    collecting = Collecting(b"GET / HTTP/1.1\nHost: x", -1, MOST)
     assert collecting.is_enough(b"GET / HTTP/1.1\nHost: x")
     assert not collecting.is_whole
 

@@ -30,7 +30,7 @@ class Collecting:
         Args:
             data: the request so far.
             head_end: offset of the empty line after the head; -1 if the head is malformed already.
-            max_body: bytes; a longer body is refused without being read.
+            max_body: bytes; of a longer body nobody wants more than is here.
         """
         self._body_at = head_end + _EMPTY_LINE
         self._followed = self._body_at
@@ -44,7 +44,7 @@ class Collecting:
         if framing == 1 and (found := _LENGTH.search(head)):
             length = int(found[1])
             self._length = length if length <= max_body else 0
-            self.is_whole = self._length == 0
+            self.is_whole = length == 0
         elif framing == 1 and _CHUNKED.search(head):
             self._chunks = Chunks()
 
