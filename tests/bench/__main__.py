@@ -30,8 +30,8 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_USAGE
     try:
         found = peers.provide({target.name for target in chosen})
-        before, begun = versions.cpu_ticks(), time.monotonic()
-        results = run(chosen, wanted, words.rounds, found, say)
+        begun = time.monotonic()
+        results, disturbance = run(chosen, wanted, words.rounds, found, say)
     except BenchError as error:
         say(str(error))
         return EXIT_FAILED
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
             rounds=words.rounds,
             minutes=(time.monotonic() - begun) / 60,
             keyed=fleet.HAS_KEYS,
-            stolen=versions.stolen_share(before),
+            disturbance=disturbance,
             machine=versions.of_machine(),
             versions=versions.of_programs(found),
         )

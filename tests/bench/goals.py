@@ -36,6 +36,8 @@ class Goal:
 
     def measured(self, results: Results, target: str) -> float | None:
         """Return what `target` reached, as it is shown; None: no number."""
+        if results.missed(self.scenario, target):
+            return None  # the times of only those that were noticed at all would flatter
         if self.kind is Kind.RATIO:
             found = results.ratio(self.scenario, target, self.base, self.figure)
         else:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tests.bench.disturbance import Disturbance
 from tests.bench.goals import BASE, GOALS, OURS, Goal
 from tests.bench.results import Results
 from tests.bench.scenarios import BY_NAME as SCENARIOS
@@ -56,7 +57,7 @@ class Circumstances:
     rounds: int
     minutes: float
     keyed: bool  # whether our web tier asked for an API key
-    stolen: float  # share of CPU time that the host gave to others
+    disturbance: Disturbance
     machine: Mapping[str, str]
     versions: Mapping[str, str]
 
@@ -91,9 +92,10 @@ def _introduction(of: Circumstances) -> str:
 # Performance
 
 Written by `make bench` on {of.date}; to be written again by it, not edited, except between the
-marks below. Ours is the whole web tier: {key}, the routing table live
-from Redis, activity reported, metrics counted, request ids set. Medians of {of.rounds} rounds; in
-each round every target in turn. Ratios are to nginx, round by round, and the median of those."""
+marks below. Ours is the whole web tier, everything on: {key}, the routing
+table live from Redis, activity reported, metrics counted, request ids set. Medians of {of.rounds}
+rounds; in each round every target in turn. Ratios are to nginx, round by round, and the median of
+those."""
 
 
 def _goals(results: Results) -> str:
@@ -105,14 +107,14 @@ def _goals(results: Results) -> str:
 
 def _goal(goal: Goal, results: Results, peers: list[str]) -> list[str]:
     value = goal.measured(results, goal.target)
-    kept = "" if value is None else "kept" if goal.kept(value) else "**missed**"
+    kept = "kept" if value is not None and goal.kept(value) else "**missed**"
     others = [_cell(goal, results, name) if goal.target == OURS else "" for name in peers]
     return [
         goal.work,
         goal.says,
         goal.show(goal.hoped) if goal.hoped is not None else "",
         _cell(goal, results, goal.target),
-        kept,
+        kept if results.of(goal.scenario, goal.target) else "",
         *others,
     ]
 
@@ -123,7 +125,7 @@ def _cell(goal: Goal, results: Results, target: str) -> str:
         return "not measured" if able else "cannot"
     if results.refusals(goal.scenario, target):
         return "no number"
-    if results.median(goal.scenario, target, "missed"):
+    if results.missed(goal.scenario, target):
         return "not within 4 s"
     value = goal.measured(results, target)
     return "no number" if value is None else goal.show(value)
@@ -175,7 +177,8 @@ def _how(results: Results, of: Circumstances) -> str:
 
 {targets}
 
-- Machine: {machine}. The host gave {of.stolen:.1%} of the CPU time to others meanwhile.
+- Machine: {machine}. Meanwhile other programs used {of.disturbance.others:.1%} of its CPU time, and
+  the host gave {of.disturbance.stolen:.1%} of it to other machines.
 - Versions: {versions}.
 - The run took {of.minutes:.0f} minutes. Its parts: tests/bench.
 

@@ -59,6 +59,10 @@ class Results:
         """Return why rounds gave no number."""
         return [m.refused for m in self.of(scenario, target) if m.refused]
 
+    def missed(self, scenario: str, target: str) -> bool:
+        """Tell whether the engine ever did not notice that a caller had left."""
+        return any(m.figure("missed") for m in self.of(scenario, target))
+
     def median(self, scenario: str, target: str, figure: str) -> float | None:
         """Return the median over all rounds; None if one was refused, or none was measured."""
         if self.refusals(scenario, target):
