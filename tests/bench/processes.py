@@ -66,7 +66,7 @@ class Program:
 
     def pids(self) -> list[int]:
         """Return its processes."""
-        return [pid for pid in _all_pids() if _session(pid) == self._popen.pid]
+        return sorted(pid for pid in _all_pids() if _session(pid) == self._popen.pid)
 
     def await_ready(self, ready: Callable[[], bool]) -> None:
         """Return once `ready()` is true.

@@ -56,7 +56,6 @@ class Circumstances:
     date: str
     rounds: int
     minutes: float
-    keyed: bool  # whether our web tier asked for an API key
     disturbance: Disturbance
     machine: Mapping[str, str]
     versions: Mapping[str, str]
@@ -87,15 +86,14 @@ def by_hand(previous: str) -> str:
 
 
 def _introduction(of: Circumstances) -> str:
-    key = "an API key checked on every request" if of.keyed else "no API key yet"
     return f"""\
 # Performance
 
 Written by `make bench` on {of.date}; to be written again by it, not edited, except between the
-marks below. Ours is the whole web tier, everything on: {key}, the routing
-table live from Redis, activity reported, metrics counted, request ids set. Medians of {of.rounds}
-rounds; in each round every target in turn. Ratios are to nginx, round by round, and the median of
-those."""
+marks below. Ours is the whole web tier, everything on: an API key checked on every request, the
+routing table live from Redis, activity reported, metrics counted, request ids set. Medians of
+{of.rounds} rounds; in each round every target in turn. Ratios are to nginx, round by round, and the
+median of those."""
 
 
 def _goals(results: Results) -> str:

@@ -54,7 +54,9 @@ def run(
     wanted: Sequence[Scenario],
     rounds: int,
     peers: Mapping[str, Peer],
+    *,
     say: Callable[[str], None],
+    profiles: Path | None = None,
 ) -> tuple[Results, Disturbance]:
     """Return what was measured, and what disturbed it.
 
@@ -83,7 +85,7 @@ def run(
             say(f"starting {target.name}")
             site = replace(site, port=site.port + _PORTS_EACH)
             lives.append(stack.enter_context(_live(target, site, cpus)))
-        bench = Bench(programs.loadgen, cpus.load, site.engine_port)
+        bench = Bench(programs.loadgen, cpus.load, site.engine_port, profiles)
         watch = Watch([engine, *(live.program for live in lives if live.program)])
         for scenario in wanted:
             say(f"{scenario.name}: {scenario.says}")

@@ -33,7 +33,6 @@ def written(*measurements: Measurement, by_hand: str = "\n", **changes: Any) -> 
         "date": "2026-01-02",
         "rounds": 3,
         "minutes": 12.3,
-        "keyed": True,
         "disturbance": Disturbance(others=0.01, stolen=0.002),
         "machine": {"CPU": "fast"},
         "versions": {"nginx": "1.2.3"},
@@ -146,11 +145,6 @@ def test_the_report_says_what_was_checked_of_each_target() -> None:
     text = written(seen("ours"), seen("litellm"))
     assert "everything on. Checked: every byte of every answer" in line_of(text, "- `ours`")
     assert "only the text of answers" in line_of(text, "- `litellm`")
-
-
-def test_the_report_says_whether_keys_were_checked() -> None:
-    assert "an API key checked on every request" in written(seen("ours"), keyed=True)
-    assert "an API key" not in written(seen("ours"), keyed=False).partition("##")[0]
 
 
 def test_what_was_written_by_hand_is_kept_to_the_byte() -> None:
