@@ -41,7 +41,7 @@ class Goal:
         if self.kind is Kind.RATIO:
             found = results.ratio(self.scenario, target, self.base, self.figure)
         else:
-            found = results.median(self.scenario, target, self.figure)
+            found = results.value(self.scenario, target, self.figure)
         return None if found is None else found * self.factor
 
     def kept(self, value: float) -> bool:

@@ -39,8 +39,8 @@ _CAVEATS = """\
   requests not logged. Ours was tuned on this very benchmark.
 - CPU is what the target's processes used by the kernel's clock, divided by all answers or chunks of
   a run, those of its warm-up too. Memory is the proportional set size (Pss) of all its processes,
-  the most that was seen during a run, less what it was before it; the engine and the client are not
-  in it.
+  the most that was seen during a run, less what it was right before; of all rounds, the one that
+  added most. What a program keeps from an earlier scenario it does not add again.
 - Delay is one-way, from the engine's write to the client's read, so it has in it what `direct` has.
 - For 1 and 2 web processes the proxy may use both cores, which the engine and the client use as
   well: CPU per request can be compared, requests/s cannot.
@@ -130,7 +130,9 @@ def _cell(goal: Goal, results: Results, target: str) -> str:
 
 
 def _medians(results: Results) -> str:
-    parts = ["## Medians\n\nTimes in µs, memory in MiB; in brackets the ratio to nginx."]
+    parts = [
+        "## Medians\n\nTimes in µs; memory in MiB, the most of all rounds; in brackets: to nginx."
+    ]
     for name in dict.fromkeys(m.scenario for m in results):
         figures = figures_of(name)
         targets = list(dict.fromkeys(m.target for m in results if m.scenario == name))
@@ -155,7 +157,7 @@ def _figures(results: Results, scenario: str, target: str, figures: tuple[str, .
         return ["no number", *[""] * (len(figures) - 1)]
     cells = []
     for figure in figures:
-        value = results.median(scenario, target, figure)
+        value = results.value(scenario, target, figure)
         ratio = results.ratio(scenario, target, BASE, figure)
         shown = "" if value is None else f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
         cells.append(shown if ratio is None or target == BASE else f"{shown} ({ratio:.2f})")

@@ -52,7 +52,7 @@ def test_a_ratio_is_the_median_of_the_ratios_of_each_round() -> None:
     ours = [seen("ours", i, answers_per_s=value) for i, value in enumerate([50.0, 90.0, 7.0])]
     results = Results([*nginx, *ours])
     assert results.ratio("json16", "ours", "nginx", "answers_per_s") == pytest.approx(0.7)
-    assert results.median("json16", "ours", "answers_per_s") == 50.0
+    assert results.value("json16", "ours", "answers_per_s") == 50.0
 
 
 def test_a_round_without_its_base_has_no_ratio() -> None:
@@ -68,6 +68,11 @@ def test_added_memory_is_the_peak_less_what_was_there_before() -> None:
     assert seen("ours", idle_mib=60.0, peak_mib=63.5).figure("added_mib") == 3.5
 
 
+def test_the_round_that_added_the_most_memory_counts() -> None:
+    added = [seen("ours", i, idle_mib=50.0, peak_mib=peak) for i, peak in enumerate([90, 50, 50])]
+    assert Results(added).value("json16", "ours", "added_mib") == 40.0
+
+
 @pytest.mark.parametrize("name", ["cpu_us_per_answer", "cpu_us_per_chunk", "added_mib", "other"])
 def test_a_figure_that_does_not_follow_from_what_was_measured_is_none(name: str) -> None:
     assert seen("direct", answers=5).figure(name) is None
@@ -77,9 +82,9 @@ def test_one_refused_round_takes_all_numbers_of_that_target_and_scenario_away() 
     nginx = [seen("nginx", round_, answers_per_s=100.0) for round_ in range(3)]
     ours = [seen("ours", round_, answers_per_s=99.0) for round_ in range(2)]
     results = Results([*nginx, *ours, refused("ours", "cut off", 2)])
-    assert results.median("json16", "ours", "answers_per_s") is None
+    assert results.value("json16", "ours", "answers_per_s") is None
     assert results.ratio("json16", "ours", "nginx", "answers_per_s") is None
-    assert results.median("json16", "nginx", "answers_per_s") == 100.0
+    assert results.value("json16", "nginx", "answers_per_s") == 100.0
 
 
 def test_a_refused_base_takes_all_ratios_away() -> None:
