@@ -10,6 +10,8 @@ from tests.bench.results import Results
 OURS = "ours"
 BASE = "nginx"
 
+_SMALL = 0.1
+
 
 class Kind(StrEnum):
     """What is compared with the goal."""
@@ -50,8 +52,10 @@ class Goal:
         return shown >= self.goal if self.least else shown <= self.goal
 
     def show(self, value: float | None) -> str:
-        """Return a value with its unit."""
-        return "" if value is None else f"{value:.2f} {self.unit}"
+        """Return a value with its unit: two digits, three where those would say nothing."""
+        if value is None:
+            return ""
+        return f"{value:.{3 if 0 < value < _SMALL else 2}f} {self.unit}"
 
     @property
     def says(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.bench.disturbance import Disturbance
@@ -134,27 +134,38 @@ def _medians(results: Results) -> str:
         "## Medians\n\nTimes in µs; memory in MiB, the most of all rounds; in brackets: to nginx."
     ]
     for name in dict.fromkeys(m.scenario for m in results):
-        figures = figures_of(name)
         targets = list(dict.fromkeys(m.target for m in results if m.scenario == name))
         targets.sort(key=list(TARGETS).index)
+        figures = [
+            figure
+            for figure in figures_of(name)
+            if any(results.value(name, target, figure) is not None for target in targets)
+        ]
         rows = [[f"`{target}`", *_figures(results, name, target, figures)] for target in targets]
         parts.append(f"### {name}: {SCENARIOS[name].says}\n\n{_table(['', *figures], rows)}")
-        parts += [
-            f"- `{target}`: no number: {why}"
-            for target in targets
-            for why in dict.fromkeys(results.refusals(name, target))
-        ]
-        parts += [
-            f"- `{target}`: {TARGETS[target].unable[name]}"
-            for target in dict.fromkeys(m.target for m in results)
-            if name in TARGETS[target].unable
-        ]
-    return "\n\n".join(parts)
+        parts.append("\n".join(_explained(results, name)))
+    return "\n\n".join(part for part in parts if part)
 
 
-def _figures(results: Results, scenario: str, target: str, figures: tuple[str, ...]) -> list[str]:
+def _explained(results: Results, scenario: str) -> list[str]:
+    """Return why which targets have no numbers here."""
+    targets = dict.fromkeys(m.target for m in results)
+    refused = [
+        f"- `{target}`: no number: {why}"
+        for target in targets
+        for why in dict.fromkeys(results.refusals(scenario, target))
+    ]
+    unable = [
+        f"- `{target}`: {TARGETS[target].unable[scenario]}"
+        for target in targets
+        if scenario in TARGETS[target].unable
+    ]
+    return refused + unable
+
+
+def _figures(results: Results, scenario: str, target: str, figures: Sequence[str]) -> list[str]:
     if results.refusals(scenario, target):
-        return ["no number", *[""] * (len(figures) - 1)]
+        return ["no number", *[""] * len(figures)][: max(1, len(figures))]
     cells = []
     for figure in figures:
         value = results.value(scenario, target, figure)

@@ -105,6 +105,10 @@ def test_a_promise_is_judged_by_the_digits_that_are_shown() -> None:
     assert AT_LEAST.show(0.646) == "0.65 x"
 
 
+def test_a_small_ratio_is_not_shown_as_nothing() -> None:
+    assert (AT_LEAST.show(0.0044), AT_LEAST.show(0.0)) == ("0.004 x", "0.00 x")
+
+
 def test_every_promise_is_about_a_scenario_that_is_measured() -> None:
     assert {goal.scenario for goal in GOALS} == set(SCENARIOS)
 
