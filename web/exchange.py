@@ -155,6 +155,8 @@ class Exchange:
             self._socket.close()
 
     def _check(self, answer: h11.Response) -> None:
+        if not answer.http_version.startswith(b"1."):
+            raise EngineError(f"{self._name} answers in HTTP/{answer.http_version.decode()}")
         names = [name for name, _ in answer.headers]
         if b"transfer-encoding" in names and b"content-length" in names:
             raise EngineError(f"{self._name} gives its answer two lengths")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import Future
 from contextlib import suppress
 from http import HTTPStatus
 
-from gunicorn.workers.gthread import ThreadWorker
+
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from web.errors import error_body
 
@@ -15,6 +17,14 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3})")
 
 class JsonErrorWorker(ThreadWorker):  # type: ignore[misc]
     """Answers requests that never reach Flask (malformed, too large) as Flask's errors look."""
+
+    def finish_request(self, conn: TConn, fs: Future[object]) -> None:
+        """Close what has ended in a thread: a caller that stays makes it last two seconds."""
+        if fs.cancelled() or fs.exception() or fs.result() is not False:
+            super().finish_request(conn, fs)
+        else:
+            self.nr_conns -= 1
+            self.tpool.submit(conn.close, graceful=True)
 
     def handle_error(self, req: object, client: object, addr: object, exc: Exception) -> None:
         """Let gunicorn judge and log; send its verdict in our words."""

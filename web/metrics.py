@@ -10,9 +10,11 @@ import logging
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import accumulate
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING
+from types import TracebackType
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Flask, Response
 from prometheus_client import CollectorRegistry, generate_latest
@@ -23,16 +25,14 @@ from prometheus_client.registry import Collector
 
 from web.activity import Activity
 from web.routing import RoutingTable
-from web.snapshots import Row, Snapshot, Snapshots, summed
+from web.snapshots import BOUNDS_S, Row, Snapshot, Snapshots, summed
 
-if TYPE_CHECKING:
-    from _typeshed import OptExcInfo
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
-BOUNDS_S = (0.01, 0.05, 0.2, 1.0, 5.0, 20.0, 60.0, 300.0)  # a tokenize … a long generation
 KEEP_S = 600.0  # counts of an instance that is gone: two scrapes at the longest usual interval
 NOBODY = "unknown"  # no instance is called so: ids end in a random suffix
 _PROXY = "/proxy/"
+_RELAY = "relay"
 _FLUSH_S = 1.0
 _AT_LEAST_EVERY_S = 5.0  # is written, also when nothing was counted
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """What this web process counts; safe to call from event loops and threads alike."""
+    """What this web process counts, on its event loop and in its threads."""
 
     def __init__(self, snapshots: Snapshots, table: RoutingTable, activity: Activity) -> None:
         self._snapshots = snapshots
@@ -73,10 +73,15 @@ class Metrics:
         Args:
             instance_id: as the path had it; ids that nobody knows are counted as one.
             status: as the caller got it.
-            way: "relay" or "view".
+            way: "view", from any thread; or "relay", from the relay's one event loop only, which
+                has rows of its own and takes no lock: that would cost as much as all the rest.
             seconds: from the request's head to the end of the answer.
         """
         row = self._rows.get((instance_id, status, way)) or self._row(instance_id, status, way)
+        if way == _RELAY:
+            row.buckets[bisect_left(BOUNDS_S, seconds)] += 1
+            row.seconds += seconds
+            return
         with self._counting:
             row.buckets[bisect_left(BOUNDS_S, seconds)] += 1
             row.seconds += seconds
@@ -99,13 +104,15 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return the metrics of all web processes in Prometheus's text format."""
-        with self._flushing:
-            self._age()
-            own = self._own()
-        others, ended = self._snapshots.others(self._name)
+        self._flush_or_log()
+        # Also what this process has counted is taken from its file: whichever process is asked
+        # next sees the same files, and no counter goes down from one scrape to the next.
+        living, ended = self._snapshots.read()
+        if self._name not in living:  # a full disk; how the table stands can be said all the same
+            living[self._name] = replace(self._own(), rows=[], in_flight={})
         fresh = [row for row in ended if not self._is_stale(row)]
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_All([own, *others], fresh))
+        registry.register(_All(list(living.values()), fresh))
         return generate_latest(registry)
 
     def _row(self, instance_id: str, status: int, way: str) -> Row:
@@ -177,7 +184,7 @@ class _Counted:
         status = 0
 
         def note_status(
-            line: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None
+            line: str, headers: list[tuple[str, str]], exc_info: _ExcInfo | None = None
         ) -> Callable[[bytes], object]:
             nonlocal status
             status = int(line[:3])
@@ -228,12 +235,12 @@ class _All(Collector):
         )
         yield _gauge(
             "fleet_routing_table_instances",
-            "Instances in the routing table of the web process that knows the fewest.",
+            "Instances in the shortest routing table of all web processes.",
             min(each.routed for each in living),
         )
         yield _gauge(
             "fleet_routing_age_seconds",
-            "Since Redis last confirmed the oldest routing table of all web processes.",
+            "Since Redis last confirmed the oldest of the routing tables.",
             max(
                 float("inf") if each.confirmed_at is None else monotonic() - each.confirmed_at
                 for each in living

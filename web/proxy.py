@@ -9,6 +9,7 @@ import errno
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import h11
 from flask import Flask, Response, g, request
@@ -23,7 +24,6 @@ from shared.errors import (
     EngineUnreachable,
     FleetError,
     HeadersTooLarge,
-    InstanceNotReady,
     NotSupported,
 )
 from web import request_id
@@ -32,16 +32,14 @@ from web.auth import authorize
 from web.caller import caller_socket
 from web.connection import close_after
 from web.engine_paths import EnginePaths
-from web.errors import error_body
+from web.errors import CALLER_GONE, CALLER_GONE_STATUS, error_body
 from web.exchange import AnswerBroken, Exchange, Patience
 from web.exchange import Headers as RawHeaders
 from web.routing import RoutingTable
 from web.target import engine_target
 from web.upload import CallerGone, GunicornUpload, NoUpload, PlainUpload, Upload, too_large
 
-_CALLER_GONE = "499 Client Closed Request"  # nginx's; read only by one that half-closed
 _UNAUTHORIZED = 401
-_ANOTHER_ENGINE_RETRY_S = 5  # by then the worker has probed the engine
 
 # Where vLLM's own key is asked for: plain prefixes; and never for OPTIONS (0.33.0,
 # entrypoints/serve/middleware/authenticate.py).
@@ -148,21 +146,33 @@ class Proxy:
                 patience=self._patience,
             )
         except EngineUnreachable as error:
-            if refusal := self._table.unreachable(instance):
+            refused = isinstance(error.__cause__, ConnectionRefusedError)
+            if refused and (refusal := self._table.gone(instance)):
                 raise refusal from error
             raise
         try:
             if not target.startswith(_GUARDED) or request.method == "OPTIONS":
-                _prove(exchange, instance)
+                # Where vLLM does not ask for its key, we ask first, over the same connection.
+                proof = exchange.ask(b"/v1/models", _encoded(_own_headers(instance)))
+                self._require_own(proof, instance)
             headers = _request_headers(instance)
             exchange.send(request.method.encode(), target.encode(), headers, upload)
             answer = exchange.answer()
-            _require_own_engine(answer.status_code, instance)
+            self._require_own(answer.status_code, instance)
             body = _AnswerBody(exchange, self._activity, instance.instance_id)
             return _response(answer, body)
         except BaseException:
             exchange.close()
             raise
+
+    def _require_own(self, status: int, instance: Instance) -> None:
+        """Return if an answer is of the instance's own engine, which takes its key.
+
+        Raises:
+            InstanceNotReady: it is of another one.
+        """
+        if status == _UNAUTHORIZED:
+            raise self._table.another_answers(instance)
 
 
 class _Rest(BaseConverter):
@@ -177,7 +187,9 @@ class _AnswerBody:
 
     def __init__(self, exchange: Exchange, activity: Activity, instance_id: str) -> None:
         self._exchange = exchange
-        self._pieces = exchange.body()
+        # gunicorn sends the head with the first piece, even an empty one; a stream's head must not
+        # wait for its first token.
+        self._pieces = chain([b""], exchange.body())
         self._activity = activity
         self._instance_id = instance_id
         self._open = True
@@ -252,34 +264,11 @@ def _is_chunked() -> bool:
     return "Transfer-Encoding" in request.headers
 
 
-def _prove(exchange: Exchange, instance: Instance) -> None:
-    """Make sure that it is this instance's engine at the other end: it knows the key.
-
-    Raises:
-        InstanceNotReady: it is another one.
-    """
-    headers = [
-        (name.encode("latin-1"), value.encode("latin-1")) for name, value in _own_headers(instance)
-    ]
-    _require_own_engine(exchange.ask(b"/v1/models", headers), instance)
-
-
-def _require_own_engine(status: int, instance: Instance) -> None:
-    if status == _UNAUTHORIZED:
-        raise InstanceNotReady(
-            f"instance {instance.instance_id}: another engine answers at its address",
-            retry_after_s=_ANOTHER_ENGINE_RETRY_S,
-        )
-
-
 def _gone() -> Response:
-    message = (
-        "the caller closed its connection, or its sending half, before the answer began; "
-        "keep both open until the answer is complete"
-    )
     close_after(request.environ)
-    body = error_body(499, message, code="client_closed_request")
-    return Response(body, _CALLER_GONE, content_type="application/json")
+    body = error_body(CALLER_GONE_STATUS, CALLER_GONE, code="client_closed_request")
+    status = f"{CALLER_GONE_STATUS} Client Closed Request"
+    return Response(body, status, content_type="application/json")
 
 
 def _own_headers(instance: Instance) -> list[tuple[str, str]]:
@@ -287,6 +276,10 @@ def _own_headers(instance: Instance) -> list[tuple[str, str]]:
         ("Host", authority(instance.host, instance.port)),
         ("Authorization", f"Bearer {instance.engine_key}"),
     ]
+
+
+def _encoded(headers: list[tuple[str, str]]) -> RawHeaders:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
 def _request_headers(instance: Instance) -> RawHeaders:
@@ -299,7 +292,15 @@ def _request_headers(instance: Instance) -> RawHeaders:
         headers.append(("Content-Length", str(request.content_length)))
     elif _is_chunked():
         headers.append(("Transfer-Encoding", "chunked"))
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return _encoded(headers)
+
+
+class _EngineResponse(Response):
+    """Says what the engine said: Werkzeug would drop and rewrite headers of some answers."""
+
+    def get_wsgi_headers(self, _environ: object) -> Headers:
+        """Return the headers as they are."""
+        return self.headers
 
 
 def _response(answer: h11.Response, body: _AnswerBody) -> Response:
@@ -311,7 +312,7 @@ def _response(answer: h11.Response, body: _AnswerBody) -> Response:
     )
     headers.update(_OURS)
     has_type = "Content-Type" in headers
-    response = Response(body, answer.status_code, headers, direct_passthrough=True)
+    response = _EngineResponse(body, answer.status_code, headers, direct_passthrough=True)
     if not has_type:
         del response.headers["Content-Type"]  # Flask's guess, not the engine's word
     return response

@@ -21,6 +21,7 @@ from web.lookup import Lookup
 _REFRESH_S = 5.0  # should a notification be lost
 _PAUSE_S = 0.5  # between tries while the store is away
 _LOADING_RETRY_S = 5
+_ANOTHER_ENGINE_RETRY_S = 5  # by then the worker has probed the engine
 _MOST_ENDED = 2048  # remembered, newest kept; a few thousand bytes each
 _MOST_UNRECORDED = 1024  # kept, newest kept; a few thousand bytes each
 _NAMED = 10  # in one log line
@@ -85,13 +86,13 @@ class RoutingTable:
             raise _refusal(instance)
         return instance
 
-    def unreachable(self, instance: Instance) -> InstanceNotReady | None:
+    def gone(self, instance: Instance) -> InstanceNotReady | None:
         """Hear that the engine is not where the table has it; return what to answer.
 
-        That is: it takes no connection, or another engine is there, which refuses its key. None
-        where its record says that it runs and the store is there to tell what comes of it: then
-        it is a gateway's error. Where nobody can tell, it counts as stopped; one whose record is
-        lost leaves the table.
+        To be told where the connection was refused, or the engine's key by another one that is
+        there now; not at a timeout, which a busy engine has, too. None where the store is there to
+        tell what becomes of its record: then it is a gateway's error. Where nobody can tell, it
+        counts as stopped; one whose record is lost leaves the table for good.
         """
         name = instance.instance_id
         with self._changed:
@@ -106,6 +107,13 @@ class RoutingTable:
                 retry_after_s=_LOADING_RETRY_S,
             )
         return None
+
+    def another_answers(self, instance: Instance) -> InstanceNotReady:
+        """Hear that another engine answers where the table has this one; return what to answer."""
+        return self.gone(instance) or InstanceNotReady(
+            f"instance {instance.instance_id}: another engine answers at its address",
+            retry_after_s=_ANOTHER_ENGINE_RETRY_S,
+        )
 
     def routes(self, instance_id: str) -> bool:
         """Say whether the table holds the instance, serving or not; never blocks."""

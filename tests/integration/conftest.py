@@ -1,7 +1,7 @@
 """Fixtures: `fleet`, shared by tests that leave it as they found it; `own_fleet`, to be broken.
 
-Both have two nodes: `one` takes three instances, `two` takes two. `way` is a web tier of each kind in
-turn, shared; `case` an instance behind it whose engine the test speaks for.
+Both have two nodes: `one` takes three instances, `two` takes two. `way` is a web tier of each kind
+in turn, shared; `case` an instance behind it whose engine the test speaks for.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.integration.conformance import Case, Way, running_way, ways
 from tests.integration.harness import LocalFleet, local_fleet
+
+settings.register_profile("long", max_examples=5000, deadline=None)
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,7 @@ class LocalFleet:
             "DRAIN_TIMEOUT": "5",
             "STOP_TIMEOUT": "3",
             "IDLE_SWEEP_INTERVAL": "0.5",
+            "PROXY_ALLOW_PATHS": "/*",  # the stand-in's probes; tests of closed paths unset it
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             **self.env,
             **env,
@@ -77,7 +78,7 @@ class LocalFleet:
 
     def start_web(self, *, worker_class: str | None = None, **env: str) -> Process:
         """Start the web tier, by default as configured, and wait until it answers."""
-        port = free_ports(1, first=5600)
+        port = free_ports(1, first=20_000 + os.getpid() % 10_000)  # others test here, too
         self.base = f"http://localhost:{port}"
         config = str(ROOT / "configs/gunicorn.conf.py")
         chosen = ["--worker-class", worker_class] if worker_class else []

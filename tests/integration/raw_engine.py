@@ -21,9 +21,7 @@ import h11
 _KEPT = 1024 * 1024  # bytes of a body; a longer one is known by its hash
 _PATIENCE_S = 20.0
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n" + (
-    b'{"ok":true}'
-)
+OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{"ok":true}'
 
 
 class Left(Exception):
@@ -111,11 +109,17 @@ class Talk:
             self.request.gone_at = monotonic()
             raise Left
 
+    def speaks_within(self, seconds: float) -> bool:
+        """Return whether the next request begins in that time."""
+        poll = select.poll()
+        poll.register(self._peer, select.POLLIN)
+        return bool(self._rest or poll.poll(seconds * 1000))
+
     def close(self) -> None:
         """End the connection at once."""
         raise Left
 
-    def bytes(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
         """Return that many bytes as they came, of an upgraded connection."""
         while len(self._rest) < size:
             self._rest += self._receive()

@@ -5,10 +5,15 @@ byte. Whatever is not plain it gives to gunicorn's parser and the Flask applicat
 read so far, so that the fast way never has to be complete, only right.
 
     worker      the gunicorn worker: accepts, ticks, drains
+    threads     connections on their way through the application
+    relay       what all connections of a process share
     caller      one caller's connection: reads heads, chooses the way
     engine      one connection to an engine, and the pool of idle ones
     admission   who may go the fast way, and to which instance
     request     a request's head in strict plain form (pure)
     answer      an answer's head, checked and rewritten (pure)
     chunks      where a chunked body ends (pure)
+    repeated    heads that were read before (pure)
+    collecting  when a thread may have a request (pure)
+    refusal     errors as bytes of HTTP (pure)
 """

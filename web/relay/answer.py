@@ -21,8 +21,9 @@ _OURS = (
     b"\r\nContent-Security-Policy: sandbox; default-src 'none'"
     b"\r\nX-Content-Type-Options: nosniff"
 )
-_NO_CONTENT = 204
-_BODILESS = frozenset({_NO_CONTENT, 304})
+BODILESS = frozenset({204, 304})
+"""Statuses of answers without a body; a length there says something else (RFC 9110, 8.6)."""
+
 SWITCHING_PROTOCOLS = 101
 
 
@@ -57,7 +58,7 @@ class AnswerHead:
             last: the caller's connection ends after this answer.
         """
         close = b"\r\nConnection: close" if last else b""
-        if self.body is Body.COUNTED and self.status != _NO_CONTENT:
+        if self.body is Body.COUNTED and self.status not in BODILESS:
             return b"%b\r\nContent-Length: %d\r\nX-Request-Id: %b%b\r\n\r\n" % (
                 self.head, length, request_id, close,
             )  # fmt: skip
@@ -98,7 +99,7 @@ def answer_head(head: bytes) -> AnswerHead:
     listed = {option.strip() for option in values.get(b"connection", b"").split(b",")}
     if listed - {b"", b"close", b"keep-alive", b"upgrade"}:
         kept = [line for line in kept if line.partition(b":")[0].lower() not in listed]
-    body, length = _framing(status, values)
+    body, length = _framing(minor, status, values)
     lines = [b"HTTP/1.1 %d%b" % (status, found[3] or b" "), *kept]
     if body is Body.CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
@@ -111,7 +112,7 @@ def answer_head(head: bytes) -> AnswerHead:
     )
 
 
-def _framing(status: int, values: dict[bytes, bytes]) -> tuple[Body, int]:
+def _framing(minor: bytes, status: int, values: dict[bytes, bytes]) -> tuple[Body, int]:
     coding, length = values.get(b"transfer-encoding"), values.get(b"content-length")
     if coding is not None and length is not None:
         raise BadAnswer("it has both Content-Length and Transfer-Encoding")
@@ -119,7 +120,9 @@ def _framing(status: int, values: dict[bytes, bytes]) -> tuple[Body, int]:
         raise BadAnswer(f"its Content-Length is {length[:40]!r}")
     if coding not in (None, b"chunked"):
         raise BadAnswer(f"its Transfer-Encoding is {coding[:40]!r}, not chunked")
-    if status in _BODILESS:
+    if coding is not None and minor == b"0":
+        raise BadAnswer("it is chunked in HTTP/1.0, which has no chunks")
+    if status in BODILESS:
         return Body.COUNTED, 0
     if coding is not None:
         return Body.CHUNKED, 0

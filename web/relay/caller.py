@@ -16,13 +16,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shared.domain.instance import Instance
-from shared.errors import EngineTimeout, FleetError, RequestTimeout
-from web.errors import status_of
+from shared.errors import EngineTimeout, FleetError, HeadersTooLarge, RequestTimeout
+from web.errors import CALLER_GONE_STATUS, status_of
 from web.relay.admission import Grant
 from web.relay.answer import AnswerHead, Body
 from web.relay.collecting import Collecting
 from web.relay.engine import HELD_BYTES, EngineConnection
-from web.relay.refusal import refusal
+from web.relay.refusal import caller_gone, refusal
 from web.relay.repeated import Repeated
 from web.relay.request import PlainRequest, plain_request
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _LINGER_S = 2.0  # for a caller to read an early answer while it still sends
 _MAX_AHEAD = 64 * 1024  # bytes of the next requests that are kept while one is under way
-_CLIENT_CLOSED_REQUEST = 499  # nginx's: counted, never sent
 
 _HEAD, _RELAYING, _TUNNEL, _COLLECTING, _LINGERING, _GONE = range(6)
 
@@ -42,12 +41,13 @@ class CallerConnection(asyncio.Protocol):
     """A caller's connection, from its first byte until it closes or a thread takes it over."""
 
     __slots__ = (
-        "_collecting", "_dialling", "_engine", "_grant", "_instance_id", "_is_local", "_last",
+        "_collecting", "_dialling", "_engine", "_grant", "_instance", "_is_local", "_last",
         "_memo", "_peer", "_relay", "_request_id", "_started", "_state", "_status", "_unread",
-        "_unsent", "deadline", "transport",
+        "_unsent", "deadline", "transport", "wants_tunnel",
     )  # fmt: skip
 
     transport: asyncio.Transport
+    _instance: Instance  # whose engine answers; set by the first request
 
     def __init__(self, relay: Relay, unread: bytes = b"", *, ending: bool = False) -> None:
         """Serve one connection; the arguments are those of `Relay.adopt`."""
@@ -59,10 +59,10 @@ class CallerConnection(asyncio.Protocol):
         self._engine: EngineConnection | None = None
         self._dialling: asyncio.Task[None] | None = None
         self._collecting: Collecting | None = None
+        self.wants_tunnel = False  # the request under way asks to become a WebSocket
         self._unsent = 0  # bytes of the request's body that are still to come
         self._last = False  # the connection ends after this answer
         self._status = 0  # of the answer under way; 0 before it begins
-        self._instance_id = ""
         self._request_id = b""
         self._started = 0.0
         self.deadline = relay.clock.now + relay.limits.header_timeout_s
@@ -101,7 +101,19 @@ class CallerConnection(asyncio.Protocol):
             self._collect(data)
 
     def eof_received(self) -> None:
-        """Let the transport close: who closes its side has left, as nginx and vLLM take it."""
+        """Stop the engine's work, then let the transport close.
+
+        Who closes its sending half has left: nginx and vLLM take it so, and in a silent prefill
+        nothing else tells. Should it still read, it is told.
+        """
+        if self._state == _RELAYING and not self._status:
+            self._status = CALLER_GONE_STATUS
+            self._finished()
+            self._state = _GONE
+            if self._engine is not None:
+                self._engine.abort()
+                self._engine = None
+            self.transport.write(caller_gone(self._request_id))
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Stop the engine's work for a caller that has left."""
@@ -159,9 +171,11 @@ class CallerConnection(asyncio.Protocol):
         if not self._unread and data:  # from the first byte on; not again at each further one
             self.deadline = self._relay.clock.now + self._relay.limits.header_timeout_s
         self._unread = data
-        is_over = len(data) > self._relay.limits.max_header_bytes
-        if is_over or data.startswith(b"\r\n") or _has_bare_lf(data):
-            self._give_up(data, -1)  # the parser there knows what to say
+        most = self._relay.limits.max_header_bytes
+        if len(data) > most:
+            self._refuse(HeadersTooLarge(f"headers: over {most} bytes; see PROXY_MAX_HEADER_BYTES"))
+        elif _has_bare_lf(data):
+            self._give_up(data, -1)  # the parser there knows what to say, and waits for no more
 
     # the fast way
 
@@ -176,9 +190,10 @@ class CallerConnection(asyncio.Protocol):
             self._keep_ahead(body[length:])
             body = body[:length]
             self._unsent = 0
+        self.wants_tunnel = request.websocket
         self._last = not request.keep_alive or relay.draining
         self._status = 0
-        self._instance_id = instance.instance_id
+        self._instance = instance
         self._request_id = request.request_id or relay.request_ids.next()
         self._started = relay.time()
         self.deadline = relay.clock.now + (
@@ -275,6 +290,10 @@ class CallerConnection(asyncio.Protocol):
         else:
             self._next_request()
 
+    def wrong_engine(self) -> None:
+        """Say that the engine's own key is not taken there: it is another engine by now."""
+        self.failed(self._relay.admission.another_answers(self._instance))
+
     def failed(self, error: FleetError) -> None:
         """Say what went wrong with the engine; cut the answer if part of it has gone out."""
         if self._engine is not None:
@@ -283,18 +302,18 @@ class CallerConnection(asyncio.Protocol):
         begun, self._status = self._status, self._status or int(status_of(error))
         self._finished()
         if begun or self._state == _TUNNEL:
-            log.warning("instance %s: %s; answer cut", self._instance_id, error)
+            log.warning("instance %s: %s; answer cut", self._instance.instance_id, error)
             self._state = _GONE
             self.transport.close()  # without the final chunk: a part is not taken for the whole
             return
-        self.transport.write(refusal(error, self._request_id, last=True))
+        self.transport.write(refusal(error, self._request_id))
         self._linger()
 
     def _finished(self) -> None:
         relay = self._relay
-        relay.activity.end(self._instance_id)
+        relay.activity.end(self._instance.instance_id)
         relay.metrics.answered(
-            self._instance_id, self._status or _CLIENT_CLOSED_REQUEST, "relay",
+            self._instance.instance_id, self._status or CALLER_GONE_STATUS, "relay",
             relay.time() - self._started,
         )  # fmt: skip
 
@@ -315,7 +334,7 @@ class CallerConnection(asyncio.Protocol):
     def _give_up(self, data: bytes, head_end: int) -> None:
         """Give the connection to a thread, as soon as it need not wait for the caller."""
         self._unread = data
-        self._collecting = Collecting(data, head_end)
+        self._collecting = Collecting(data, head_end, self._relay.limits.max_body)
         self._state = _COLLECTING
         self.deadline = self._relay.clock.now + self._relay.limits.body_timeout_s
         self._collect(b"")
@@ -346,7 +365,9 @@ class CallerConnection(asyncio.Protocol):
         elif self._state == _RELAYING and self._unsent and not self._engine_is_slow():
             self.failed(RequestTimeout(f"body: nothing came for {limits.body_timeout_s:g} s"))
         elif self._state in (_RELAYING, _TUNNEL):
-            self.failed(EngineTimeout(f"instance {self._instance_id}: its engine fell silent"))
+            self.failed(
+                EngineTimeout(f"instance {self._instance.instance_id}: its engine fell silent")
+            )
         else:
             self.transport.abort()
 
@@ -361,7 +382,7 @@ class CallerConnection(asyncio.Protocol):
         return engine is not None and engine.transport.get_write_buffer_size() > 0
 
     def _refuse(self, error: FleetError) -> None:
-        self.transport.write(refusal(error, self._relay.request_ids.next(), last=True))
+        self.transport.write(refusal(error, self._relay.request_ids.next()))
         self._linger()
 
     def _linger(self) -> None:

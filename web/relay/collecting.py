@@ -13,39 +13,40 @@ from web.relay.chunks import BadChunks, Chunks
 ENOUGH = 64 * 1024
 """Bytes of a body after which its caller counts as one that really sends."""
 
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*(?=\r\n)", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?=\r\n)", re.IGNORECASE)
-_EXPECTS = re.compile(rb"\r\nexpect:", re.IGNORECASE)
+_FRAMING = re.compile(rb"\r\n(?:content-length|transfer-encoding|expect):", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n", re.IGNORECASE)
 _EMPTY_LINE = 4
 
 
 class Collecting:
     """Follows the body of one request until a thread may have it."""
 
-    def __init__(self, data: bytes, head_end: int) -> None:
+    __slots__ = ("_body_at", "_chunks", "_followed", "_length", "is_whole")
+
+    def __init__(self, data: bytes, head_end: int, max_body: int) -> None:
         """Begin with what was read.
 
         Args:
             data: the request so far.
             head_end: offset of the empty line after the head; -1 if the head is malformed already.
+            max_body: bytes; a longer body is refused without being read.
         """
-        self.is_whole = True  # a thread need not wait for the caller at all
         self._body_at = head_end + _EMPTY_LINE
         self._followed = self._body_at
         self._length = 0
         self._chunks: Chunks | None = None
-        if head_end < 0:
-            return
-        head = data[: head_end + 2]
-        lengths = _LENGTH.findall(head)
-        if _EXPECTS.search(head):
-            self.is_whole = False  # it sends its body once a thread tells it to
-        elif _CHUNKED.search(head) and not lengths:
-            self._chunks = Chunks()
-            self.is_whole = False
-        elif len(lengths) == 1:
-            self._length = int(lengths[0])
+        head = data[: head_end + 2] if head_end >= 0 else b""
+        framing = len(_FRAMING.findall(head))
+        self.is_whole = head_end >= 0 and framing == 0  # no thread would wait for the caller at all
+        # With another framing, odd or told to wait (Expect), the parser may want more of the caller
+        # or refuse the request: it is not for us to say.
+        if framing == 1 and (found := _LENGTH.search(head)):
+            length = int(found[1])
+            self._length = length if length <= max_body else 0
             self.is_whole = self._length == 0
+        elif framing == 1 and _CHUNKED.search(head):
+            self._chunks = Chunks()
 
     def is_enough(self, data: bytes) -> bool:
         """Return whether a thread may have the request, of which `data` is all that came."""
