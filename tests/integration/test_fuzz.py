@@ -80,7 +80,7 @@ _ODD_LINES = [
     b"content-length:3", b"Content-Length : 3", b"Content-Length:\t3", b"Content-Length: 3 3",
     b"Transfer-Encoding: chunked", b"Transfer-Encoding: Chunked", b"Transfer-Encoding:chunked ",
     b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding: chunked, chunked",
-    b"Transfer-Encoding: identity", b"Transfer-Encoding: \x0bchunked", b"transfer_encoding: chunked",
+    b"Transfer-Encoding: identity", b"Transfer-Encoding: \x0bchunked", b"transfer_encoding: x",
     b"Connection: close", b"Connection: keep-alive", b"Connection: X-A, close", b"Connection: x",
     b"Expect: 100-continue", b"Upgrade: h2c", b"Host: localhost", b"Host: other",
     b" folded", b"\tfolded", b"X-N: a\x00b", b"X-R: a\rb", b"X-L: a\nb", b"X D: 1", b": x", b"x",
