@@ -1,11 +1,15 @@
 """gunicorn for the web tier: `gunicorn --config configs/gunicorn.conf.py web.wsgi:app`."""
 
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+
+from shared.address import authority
 from shared.settings import Settings
+from web.snapshots import Snapshots
 
 _settings = Settings.load_or_exit()
 
-_host = _settings.app_host
-bind = [f"[{_host}]:{_settings.app_port}" if ":" in _host else f"{_host}:{_settings.app_port}"]
+bind = [authority(_settings.app_host, _settings.app_port)]
 workers = _settings.web_processes
 threads = _settings.web_threads
 worker_class = "web.relay.worker.RelayWorker"
@@ -15,5 +19,27 @@ loglevel = "debug" if _settings.app_debug else "info"
 accesslog = "-" if _settings.app_debug else None
 control_socket_disable = True  # one socket in $HOME, shared by all gunicorns of a user
 keepalive = 75  # seconds; the default of 2 makes a client of several calls connect each time
-graceful_timeout = 30  # seconds for streams under way to end when the web tier is stopped
+graceful_timeout = _settings.web_graceful_timeout_s
+limit_request_line = 8190  # gunicorn's most; the relay goes by the same limits
+limit_request_field_size = 8190
+limit_request_fields = _settings.proxy_max_headers
 forwarded_allow_ips = ""  # no header says who the caller is
+
+
+def _metrics(server: Arbiter) -> Snapshots:
+    return Snapshots(_settings.run_dir, server.pid)
+
+
+def on_starting(server: Arbiter) -> None:
+    """Begin with no counts: a new master is a new start."""
+    _metrics(server).clear()
+
+
+def child_exit(server: Arbiter, _worker: Worker) -> None:
+    """Keep what a web process that ended has counted."""
+    _metrics(server).merge(server.WORKERS)
+
+
+def on_exit(server: Arbiter) -> None:
+    """Leave nothing behind."""
+    _metrics(server).remove()

@@ -177,6 +177,11 @@ class Settings:
         unit="threads",
         doc="per web process; each request or stream under way holds one",
     )  # fmt: skip
+    web_graceful_timeout_s: int = _setting(
+        "WEB_GRACEFUL_TIMEOUT", _whole(0, 86_400), "300",
+        unit="seconds",
+        doc="for requests under way to end when a web process is stopped or replaced",
+    )  # fmt: skip
     proxy_connect_timeout_s: float = _setting(
         "PROXY_CONNECT_TIMEOUT", _seconds, "3", unit="seconds", doc="connecting to an engine"
     )

@@ -23,14 +23,7 @@ def running_redis(folder: Path) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="redis-") as short:  # a socket's path is short
         path = Path(short) / "redis.sock"
-        command = [
-            str(server_program()),
-            str(ROOT / "configs/redis.conf"),
-            "--dir",
-            str(folder),
-            "--unixsocket",
-            str(path),
-        ]
+        command = server_command(folder, str(path))
         log = (folder / "redis.log").open("wb")
         with log, subprocess.Popen(command, stdout=log, stderr=log) as server:
             try:
@@ -40,6 +33,12 @@ def running_redis(folder: Path) -> Iterator[str]:
             finally:
                 server.kill()
                 server.wait()
+
+
+def server_command(folder: Path, socket: str) -> list[str]:
+    """Return what runs a redis-server with its data in `folder`, listening on `socket`."""
+    conf = str(ROOT / "configs/redis.conf")
+    return [str(server_program()), conf, "--dir", str(folder), "--unixsocket", socket]
 
 
 def _answers(url: str) -> bool:

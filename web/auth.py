@@ -50,9 +50,14 @@ class Principal:
     scope: Scope
     models: tuple[str, ...]  # globs; empty: all
 
+    @property
+    def may_use_all(self) -> bool:
+        """Whether instances of all models, also of those to come, are the caller's."""
+        return self.scope is Scope.ADMIN or not self.models
+
     def may_use(self, instance: Instance) -> bool:
         """Return whether its models are among the caller's, by model name or served name."""
-        if self.scope is Scope.ADMIN or not self.models:
+        if self.may_use_all:
             return True
         served = served_names(instance.model_name, instance.params)
         return covers(self.models, (instance.model_name, *served))
@@ -62,16 +67,26 @@ LOCAL = Principal(name="local", key_id=None, scope=Scope.ADMIN, models=())
 """A program on this machine, while no key was ever made."""
 
 
-def authorize(principal: Principal, instance: Instance, access: Access, path: str) -> None:
-    """Return if `principal` may send a request to `path` of the engine.
+def authorize(
+    principal: Principal, instance_id: str, instance: Instance | None, access: Access, path: str
+) -> None:
+    """Return if `principal` may send a request to `path` of the instance's engine.
+
+    Args:
+        principal: who asks.
+        instance_id: which instance they name.
+        instance: it, as this process last heard of it; None: it never has.
+        access: who may use the path.
+        path: as it is sent, without the query.
 
     Raises:
         NotFound: the instance is of another model than the principal's. Whether it exists is not
             theirs to know, so that is said in the words for one that does not, whatever the path.
         Forbidden: the path is not for them, or for nobody; says what it would take.
     """
-    if not principal.may_use(instance):
-        raise NotFound(f"no instance {instance.instance_id}")
+    is_theirs = principal.may_use_all if instance is None else principal.may_use(instance)
+    if not is_theirs:
+        raise NotFound(f"no instance {instance_id}")
     if access is Access.CLOSED:
         raise Forbidden(
             f"path {path}: does not pass the proxy by this method; an operator who wants it to "

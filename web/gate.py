@@ -23,6 +23,9 @@ ANY_KEY = frozenset({"proxy"})
 def add_gate(app: Flask, keys: KeyTable, port: int) -> None:
     """Have every request checked, and `g.principal` set: who asks, None where nobody need say.
 
+    Raises, for the request: Unauthorized, Forbidden, StoreUnavailable where keys were never read,
+    InvalidRequest where two keys are shown.
+
     Args:
         app: of the web tier.
         keys: which keys there are.

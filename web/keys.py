@@ -21,7 +21,7 @@ from shared.errors import StoreUnavailable, Unauthorized
 from shared.store import Store
 from web.auth import WHAT_TO_SEND, Principal
 
-_REFRESH_S = 5.0  # should a notification be lost; a key is good or bad everywhere within this
+_REFRESH_S = 4.0  # should a notification be lost; with the read itself, within 5 s everywhere
 _PAUSE_S = 0.5  # between tries while the store is away
 
 log = logging.getLogger(__name__)
@@ -57,18 +57,16 @@ class KeyTable:
         self._known: Mapping[str, _Known] = {}
         self._clock_ahead = 0.0  # of the store's clock, before ours, which nobody sets
         self._told_lost = False
+        self._tried = threading.Event()
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Read all keys once, then follow the store in a thread of its own.
+        """Begin to follow the store, in a thread of its own.
 
-        Blocks while it reads, at most the store's timeouts; a store that is away is tried again.
+        Blocks until keys were read once or could not be; then that is tried again and again.
         """
-        try:
-            self.refresh()
-        except StoreUnavailable as error:
-            log.warning("%s; nobody is answered until API keys have been read", error)
         threading.Thread(target=self._follow, name="keys", daemon=True).start()
+        self._tried.wait(_REFRESH_S)
 
     def close(self) -> None:
         """Stop following, at the next notification or refresh."""
@@ -142,17 +140,23 @@ class KeyTable:
                     if self._closed.is_set():
                         return
                     self.refresh()
+                    self._tried.set()
                     told = False
             except StoreUnavailable as error:
                 if not told:
-                    log.warning("%s; the API keys known so far go on working", error)
+                    log.warning("%s; %s", error, _MEANWHILE[self._state])
                 told = True
-                self._closed.wait(_PAUSE_S)
             except Exception:  # a record that cannot be read must not end this: keys get revoked
                 log.exception("API keys not refreshed; trying again")
-                self._closed.wait(_PAUSE_S)
+            self._tried.set()
+            self._closed.wait(_PAUSE_S)
 
 
+_MEANWHILE = {
+    KeysState.UNKNOWN: "nobody is answered until API keys have been read",
+    KeysState.OPEN: "programs on this machine go on being answered",
+    KeysState.KEYED: "the API keys known so far go on working",
+}
 _SAID = {
     KeysState.OPEN: "none was ever made, so only programs on this machine are answered",
     KeysState.KEYED: "in use, so every request needs one",

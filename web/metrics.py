@@ -12,7 +12,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING
+from types import TracebackType
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Flask, Response
 from prometheus_client import CollectorRegistry, generate_latest
@@ -23,13 +24,10 @@ from prometheus_client.registry import Collector
 
 from web.activity import Activity
 from web.routing import RoutingTable
-from web.snapshots import Row, Snapshot, Snapshots, summed
+from web.snapshots import BOUNDS_S, Row, Snapshot, Snapshots, summed
 
-if TYPE_CHECKING:
-    from _typeshed import OptExcInfo
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
-BOUNDS_S = (0.01, 0.05, 0.2, 1.0, 5.0, 20.0, 60.0, 300.0)  # a tokenize … a long generation
 KEEP_S = 600.0  # counts of an instance that is gone: two scrapes at the longest usual interval
 NOBODY = "unknown"  # no instance is called so: ids end in a random suffix
 _PROXY = "/proxy/"
@@ -177,7 +175,7 @@ class _Counted:
         status = 0
 
         def note_status(
-            line: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None
+            line: str, headers: list[tuple[str, str]], exc_info: _ExcInfo | None = None
         ) -> Callable[[bytes], object]:
             nonlocal status
             status = int(line[:3])
@@ -228,12 +226,12 @@ class _All(Collector):
         )
         yield _gauge(
             "fleet_routing_table_instances",
-            "Instances in the routing table of the web process that knows the fewest.",
+            "Instances in the shortest routing table of all web processes.",
             min(each.routed for each in living),
         )
         yield _gauge(
             "fleet_routing_age_seconds",
-            "Since Redis last confirmed the oldest routing table of all web processes.",
+            "Since Redis last confirmed the oldest of the routing tables.",
             max(
                 float("inf") if each.confirmed_at is None else monotonic() - each.confirmed_at
                 for each in living

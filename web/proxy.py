@@ -20,7 +20,12 @@ from werkzeug.routing import BaseConverter, Rule
 
 from shared.address import authority
 from shared.domain.instance import Instance
-from shared.errors import FleetError, HeadersTooLarge, InstanceNotReady, NotSupported
+from shared.errors import (
+    EngineUnreachable,
+    FleetError,
+    HeadersTooLarge,
+    NotSupported,
+)
 from web import request_id
 from web.activity import Activity
 from web.auth import authorize
@@ -36,7 +41,6 @@ from web.upload import CallerGone, GunicornUpload, NoUpload, PlainUpload, Upload
 
 _CALLER_GONE = "499 Client Closed Request"  # nginx's; read only by one that half-closed
 _UNAUTHORIZED = 401
-_ANOTHER_ENGINE_RETRY_S = 5  # by then the worker has probed the engine
 
 # Where vLLM's own key is asked for: plain prefixes; and never for OPTIONS (0.33.0,
 # entrypoints/serve/middleware/authenticate.py).
@@ -109,7 +113,7 @@ class Proxy:
         path = target.partition("?")[0]
         access = self._paths.access(path, request.method)
         # Before `route`, whose refusals tell that there is such an instance and how it is.
-        authorize(g.principal, self._table.find(instance_id), access, path)
+        authorize(g.principal, instance_id, self._table.last_known(instance_id), access, path)
         instance = self._table.route(instance_id)
         upload = self._accept()
         self._activity.begin(instance_id)
@@ -135,24 +139,41 @@ class Proxy:
             raise
 
     def _forward(self, instance: Instance, target: str, upload: Upload) -> Response:
-        exchange = Exchange(
-            instance.host,
-            instance.port or 0,
-            caller_socket=caller_socket(request.environ),
-            patience=self._patience,
-        )
+        try:
+            exchange = Exchange(
+                instance.host,
+                instance.port or 0,
+                caller_socket=caller_socket(request.environ),
+                patience=self._patience,
+            )
+        except EngineUnreachable as error:
+            refused = isinstance(error.__cause__, ConnectionRefusedError)
+            if refused and (refusal := self._table.gone(instance)):
+                raise refusal from error
+            raise
         try:
             if not target.startswith(_GUARDED) or request.method == "OPTIONS":
-                _prove(exchange, instance)
+                # Where vLLM does not ask for its key, we ask first, over the same connection.
+                proof = exchange.ask(b"/v1/models", _encoded(_own_headers(instance)))
+                self._require_own(proof, instance)
             headers = _request_headers(instance)
             exchange.send(request.method.encode(), target.encode(), headers, upload)
             answer = exchange.answer()
-            _require_own_engine(answer.status_code, instance)
+            self._require_own(answer.status_code, instance)
             body = _AnswerBody(exchange, self._activity, instance.instance_id)
             return _response(answer, body)
         except BaseException:
             exchange.close()
             raise
+
+    def _require_own(self, status: int, instance: Instance) -> None:
+        """Return if an answer is of the instance's own engine, which takes its key.
+
+        Raises:
+            InstanceNotReady: it is of another one.
+        """
+        if status == _UNAUTHORIZED:
+            raise self._table.another_answers(instance)
 
 
 class _Rest(BaseConverter):
@@ -244,26 +265,6 @@ def _is_chunked() -> bool:
     return "Transfer-Encoding" in request.headers
 
 
-def _prove(exchange: Exchange, instance: Instance) -> None:
-    """Make sure that it is this instance's engine at the other end: it knows the key.
-
-    Raises:
-        InstanceNotReady: it is another one.
-    """
-    headers = [
-        (name.encode("latin-1"), value.encode("latin-1")) for name, value in _own_headers(instance)
-    ]
-    _require_own_engine(exchange.ask(b"/v1/models", headers), instance)
-
-
-def _require_own_engine(status: int, instance: Instance) -> None:
-    if status == _UNAUTHORIZED:
-        raise InstanceNotReady(
-            f"instance {instance.instance_id}: another engine answers at its address",
-            retry_after_s=_ANOTHER_ENGINE_RETRY_S,
-        )
-
-
 def _gone() -> Response:
     message = (
         "the caller closed its connection, or its sending half, before the answer began; "
@@ -281,6 +282,10 @@ def _own_headers(instance: Instance) -> list[tuple[str, str]]:
     ]
 
 
+def _encoded(headers: list[tuple[str, str]]) -> RawHeaders:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
 def _request_headers(instance: Instance) -> RawHeaders:
     headers = [
         *_own_headers(instance),
@@ -291,7 +296,7 @@ def _request_headers(instance: Instance) -> RawHeaders:
         headers.append(("Content-Length", str(request.content_length)))
     elif _is_chunked():
         headers.append(("Transfer-Encoding", "chunked"))
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return _encoded(headers)
 
 
 class _EngineResponse(Response):

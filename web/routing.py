@@ -21,7 +21,8 @@ from web.lookup import Lookup
 _REFRESH_S = 5.0  # should a notification be lost
 _PAUSE_S = 0.5  # between tries while the store is away
 _LOADING_RETRY_S = 5
-_MOST_ENDED = 4096  # remembered, newest kept; a few hundred bytes each
+_ANOTHER_ENGINE_RETRY_S = 5  # by then the worker has probed the engine
+_MOST_ENDED = 2048  # remembered, newest kept; a few thousand bytes each
 _MOST_UNRECORDED = 1024  # kept, newest kept; a few thousand bytes each
 _NAMED = 10  # in one log line
 
@@ -46,7 +47,7 @@ class RoutingTable:
         self._instances: dict[str, Instance] = {}
         self._serving: dict[str, Instance] = {}  # those of them that take requests
         self._unrecorded: dict[str, None] = {}  # those of them that the store has lost, in order
-        self._ended: dict[str, str] = {}  # id → what to answer, oldest first
+        self._ended: dict[str, tuple[str, Instance | None]] = {}  # why, and as it was; oldest first
         self._changed = threading.Condition()  # held to change any of these four
         self._confirmed_at: float | None = None
         self._store_up: bool | None = None  # None: not heard of yet
@@ -78,33 +79,41 @@ class RoutingTable:
         """
         instance = self._instances.get(instance_id)
         if instance is None:
-            if why := self._ended.get(instance_id):
-                raise InstanceNotReady(why, retry_after_s=None)
+            if ended := self._ended.get(instance_id):
+                raise InstanceNotReady(ended[0], retry_after_s=None)
             instance = self._look_up(instance_id)
         if not instance.serving:
             raise _refusal(instance)
         return instance
 
-    def unreachable(self, instance: Instance) -> InstanceNotReady | None:
-        """Hear that the instance's engine takes no connection; return what to answer.
+    def gone(self, instance: Instance) -> InstanceNotReady | None:
+        """Hear that the engine is not where the table has it; return what to answer.
 
-        None where its record says that it runs and the store is there to tell what comes of it:
-        then it is a gateway's error. Where nobody can tell, it counts as stopped; one whose record
-        is lost leaves the table.
+        To be told where the connection was refused, or the engine's key by another one that is
+        there now; not at a timeout, which a busy engine has, too. None where the store is there to
+        tell what becomes of its record: then it is a gateway's error. Where nobody can tell, it
+        counts as stopped; one whose record is lost leaves the table for good.
         """
         name = instance.instance_id
         with self._changed:
             if name in self._unrecorded:
-                why = f"instance {name} is stopped: it takes no connection, and its record is lost"
+                why = f"instance {name} is stopped: its engine is gone, and so is its record"
                 self._drop(name, why)
                 self._changed.notify_all()
                 return InstanceNotReady(why, retry_after_s=None)
         if self._store_up is False:
             return InstanceNotReady(
-                f"instance {name} takes no connection, and Redis, which could say why, is away",
+                f"instance {name} is gone from its place, and Redis, which could say why, is away",
                 retry_after_s=_LOADING_RETRY_S,
             )
         return None
+
+    def another_answers(self, instance: Instance) -> InstanceNotReady:
+        """Hear that another engine answers where the table has this one; return what to answer."""
+        return self.gone(instance) or InstanceNotReady(
+            f"instance {instance.instance_id}: another engine answers at its address",
+            retry_after_s=_ANOTHER_ENGINE_RETRY_S,
+        )
 
     def routes(self, instance_id: str) -> bool:
         """Say whether the table holds the instance, serving or not; never blocks."""
@@ -113,6 +122,11 @@ class RoutingTable:
     def knows(self, instance_id: str) -> bool:
         """Say whether there is such an instance, or was; never blocks."""
         return instance_id in self._instances or instance_id in self._ended
+
+    def last_known(self, instance_id: str) -> Instance | None:
+        """Return the instance as last heard, also if it ended of late; never blocks."""
+        known = self._instances.get(instance_id)
+        return known or self._ended.get(instance_id, ("", None))[1]
 
     def standing(self) -> Standing:
         """Return how this table stands with the store."""
@@ -212,10 +226,11 @@ class RoutingTable:
             self._drop(oldest, _without_record(oldest))
         return [name]
 
-    def _drop(self, name: str, why: str) -> None:
+    def _drop(self, name: str, why: str, record: Instance | None = None) -> None:
+        last = record or self._instances.get(name)
         for of in (self._instances, self._serving, self._unrecorded):
             of.pop(name, None)
-        self._ended[name] = why
+        self._ended[name] = why, last
         if len(self._ended) > _MOST_ENDED:
             del self._ended[next(iter(self._ended))]
 
@@ -227,7 +242,7 @@ class RoutingTable:
         record = self._lookup.get(instance_id)
         if record.ended:
             with self._changed:
-                self._drop(instance_id, str(_refusal(record)))
+                self._drop(instance_id, str(_refusal(record)), record)
         return record
 
     def _follow(self) -> None:

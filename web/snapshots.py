@@ -18,6 +18,8 @@ from pathlib import Path
 from time import monotonic, monotonic_ns
 from typing import Any
 
+BOUNDS_S = (0.01, 0.05, 0.2, 1.0, 5.0, 20.0, 60.0, 300.0)  # a tokenize … a long generation
+_FORMAT = [1, *BOUNDS_S]  # a master of an older version may have web processes of a newer one
 _ENDED = "ended.json"
 _HALF = ".new"  # ends the name of a file that is being written
 _KEEP_S = 86_400.0  # what ended processes have counted of an instance that no request went to since
@@ -34,7 +36,7 @@ class Row:
     instance_id: str
     status: int
     way: str
-    buckets: list[int]  # answers by how long they took; not cumulative, the last one is the rest
+    buckets: list[int]  # answers of at most BOUNDS_S, not cumulative, and at last the longer ones
     seconds: float = 0.0  # all of them together
     changed_at: float = 0.0  # time.monotonic(), one clock for all processes of a machine
 
@@ -139,10 +141,10 @@ class Snapshots:
         read = _read(self._folder / _ENDED) or {"merged": [], "rows": []}
         return list(read["merged"]), [Row(*row) for row in read["rows"]]
 
-    def _replace(self, name: str, value: object) -> None:
+    def _replace(self, name: str, value: dict[str, object]) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         written = self._folder / f"{name}{_HALF}"
-        written.write_text(json.dumps(value, separators=(",", ":")))
+        written.write_text(json.dumps({"format": _FORMAT, **value}, separators=(",", ":")))
         written.replace(self._folder / name)
 
 
@@ -175,7 +177,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         read: dict[str, Any] = json.loads(path.read_bytes())
     except FileNotFoundError:  # its process has ended, and is in the sums now
         return None
-    return read
+    return read if read.pop("format", None) == _FORMAT else None
 
 
 def _lives(name: str) -> bool:

@@ -58,6 +58,7 @@ class LocalFleet:
             "DRAIN_TIMEOUT": "5",
             "STOP_TIMEOUT": "3",
             "IDLE_SWEEP_INTERVAL": "0.5",
+            "PROXY_ALLOW_PATHS": "/*",  # the stand-in's probes; tests of closed paths unset it
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             **self.env,
             **env,

@@ -256,11 +256,11 @@ def test_an_unknown_instance_is_404(engine: Engine) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
-def test_an_ended_instance_is_404_and_says_why(engine: Engine) -> None:
+def test_an_ended_instance_is_503_and_says_why(engine: Engine) -> None:
     record = engine.fleet.create()
     engine.fleet.delete(record["instance_id"])
     answer = engine.fleet.call("GET", f"/proxy/{record['instance_id']}/v1/models")
-    assert answer.status_code == 404
+    assert (answer.status_code, answer.headers.get("Retry-After")) == (503, None)
     assert "is stopped: deleted by request" in answer.json()["error"]["message"]
 
 

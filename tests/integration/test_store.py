@@ -17,12 +17,13 @@ import pytest
 import redis
 
 from shared.domain.instance import Desired, Exit, Instance, Status, may_become
+from shared.domain.key import Scope
 from shared.domain.node import Claim, Node
 from shared.errors import Conflict, StoreUnavailable
 from shared.store import KEEP_ENDED_S, Beat, Change, Store
 from shared.store.memory import MemoryStore
 from shared.store.redis import RedisStore, connect
-from tests.builders import a_gpu, a_node, an_instance
+from tests.builders import a_gpu, a_key, a_node, an_instance
 from tests.demo.waiting import until
 from tests.redis_server import running_redis
 
@@ -849,6 +850,145 @@ def test_two_listeners_hear_the_same(bench: Bench) -> None:
         assert (next(first), next(second)) == ("i1", "i1")
 
 
+# API keys
+
+
+def test_a_new_key_is_read_back_whole(bench: Bench) -> None:
+    key, _ = a_key(
+        name="ann@example.org",
+        scope=Scope.INFERENCE,
+        models=("org/*", 'a"b'),
+        expires_at=2_000_000_000.125,
+    )
+    before = bench.store.now()
+    assert bench.store.add_key(key)
+    [read] = bench.store.api_keys()
+    assert read == replace(key, created_at=read.created_at)
+    assert before <= read.created_at <= bench.store.now()
+
+
+def test_a_fleet_has_no_keys_at_first(store: Store) -> None:
+    assert store.api_keys() == []
+
+
+def test_an_id_is_given_once(store: Store) -> None:
+    key, _ = a_key(name="ann")
+    assert store.add_key(key)
+    assert not store.add_key(replace(key, name="bob", digest="00"))
+    assert [(kept.name, kept.digest) for kept in store.api_keys()] == [("ann", key.digest)]
+
+
+def test_keys_are_listed_oldest_first(store: Store) -> None:
+    made = [a_key()[0] for _ in range(5)]
+    for key in made:
+        store.add_key(key)
+    listed = store.api_keys()
+    assert sorted(listed, key=lambda key: (key.created_at, key.key_id)) == listed
+    assert {key.key_id for key in listed} == {key.key_id for key in made}
+
+
+def test_a_revoked_key_is_kept_with_the_time_of_the_first_revocation(bench: Bench) -> None:
+    key, _ = a_key()
+    bench.store.add_key(key)
+    first = bench.store.revoke_key(key.key_id)
+    assert first
+    assert first.revoked_at == pytest.approx(bench.store.now(), abs=5)
+    assert bench.store.revoke_key(key.key_id) == first
+    assert bench.store.api_keys() == [first]
+
+
+def test_a_key_that_is_not_there_cannot_be_revoked_nor_rotated(store: Store) -> None:
+    assert store.revoke_key("aaaaaaaa") is None
+    assert store.rotate_key("aaaaaaaa", a_key()[0], 60.0) is None
+    assert store.api_keys() == []
+
+
+@pytest.mark.parametrize(("lives", "expected"), [(None, 60), (30.0, 30), (90.0, 60)])
+def test_a_rotated_key_ends_with_the_overlap_or_sooner(
+    bench: Bench, lives: float | None, expected: float
+) -> None:
+    now = bench.store.now()
+    old, _ = a_key(expires_at=None if lives is None else now + lives)
+    bench.store.add_key(old)
+    successor, _ = a_key(name="new", expires_at=old.expires_at)
+    rotated = bench.store.rotate_key(old.key_id, successor, 60.0)
+    assert rotated
+    assert rotated.expires_at == pytest.approx(now + expected, abs=5)
+    assert rotated.successor == successor.key_id
+    made = {key.key_id: key for key in bench.store.api_keys()}
+    assert made[old.key_id] == rotated
+    assert (made[successor.key_id].name, made[successor.key_id].successor) == ("new", "")
+    assert made[successor.key_id].created_at == pytest.approx(now, abs=5)
+
+
+@pytest.mark.parametrize("state", ["revoked", "expired", "rotated already", "cannot be rotated"])
+def test_a_key_that_is_not_active_or_has_a_successor_is_not_rotated(
+    bench: Bench, state: str
+) -> None:
+    old, _ = a_key(expires_at=1.0 if state == "expired" else None)
+    successor, _ = a_key()
+    bench.store.add_key(old)
+    if state == "revoked":
+        bench.store.revoke_key(old.key_id)
+    if state == "rotated already":
+        bench.store.rotate_key(old.key_id, a_key()[0], 60.0)
+    if state == "cannot be rotated":  # the new id is taken
+        bench.store.add_key(successor)
+    before = bench.store.api_keys()
+    with pytest.raises(Conflict, match=f"key {old.key_id} .*{state}"):
+        bench.store.rotate_key(old.key_id, successor, 60.0)
+    assert bench.store.api_keys() == before
+
+
+def test_of_eight_threads_that_rotate_a_key_one_does(bench: Bench) -> None:
+    old, _ = a_key()
+    bench.store.add_key(old)
+
+    def rotate(_: int) -> bool:
+        try:
+            return bench.store.rotate_key(old.key_id, a_key()[0], 60.0) is not None
+        except Conflict:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(rotate, range(8))) == 1
+    assert len(bench.store.api_keys()) == 2
+
+
+def test_every_change_of_a_key_is_heard_and_none_of_an_instance(bench: Bench) -> None:
+    old, new = a_key()[0], a_key()[0]
+    with closing(bench.store.key_changes(0.2)) as changes:
+        assert next(changes) is None
+        bench.created("i1")
+        bench.store.add_key(old)
+        bench.store.rotate_key(old.key_id, new, 60.0)
+        bench.store.revoke_key(new.key_id)
+        bench.store.revoke_key(new.key_id)  # changes nothing
+        heard = [next(changes) for _ in range(5)]
+    assert heard == [old.key_id, new.key_id, old.key_id, new.key_id, None]
+
+
+def test_a_change_of_a_key_is_none_of_an_instance(bench: Bench) -> None:
+    with closing(listening(bench.store)) as changes:
+        bench.store.add_key(a_key()[0])
+        assert next(changes) is None
+
+
+def test_what_is_kept_of_a_key_does_not_hold_it(redis_bench: RedisBench) -> None:
+    key, token = a_key()
+    redis_bench.store.add_key(key)
+    kept = redis_bench.client.hgetall(f"fleet:api-key:{key.key_id}")
+    assert token[13:].decode() not in repr(kept)
+    assert redis_bench.client.ttl(f"fleet:api-key:{key.key_id}") == -1
+
+
+def test_fields_of_a_newer_versions_key_are_skipped(redis_bench: RedisBench) -> None:
+    key, _ = a_key()
+    redis_bench.store.add_key(key)
+    redis_bench.client.hset(f"fleet:api-key:{key.key_id}", "from_the_future", "1")
+    assert [read.key_id for read in redis_bench.store.api_keys()] == [key.key_id]
+
+
 # a store that is away
 
 
@@ -873,6 +1013,11 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "append_log": lambda store: store.append_log("i1", ["a"]),
     "log": lambda store: store.log("i1", 1),
     "changes": lambda store: next(iter(store.changes(1.0))),
+    "api_keys": lambda store: store.api_keys(),
+    "add_key": lambda store: store.add_key(a_key()[0]),
+    "revoke_key": lambda store: store.revoke_key("aaaaaaaa"),
+    "rotate_key": lambda store: store.rotate_key("aaaaaaaa", a_key()[0], 60.0),
+    "key_changes": lambda store: next(iter(store.key_changes(1.0))),
 }
 """A call of each method."""
 

@@ -227,23 +227,29 @@ def test_whose_models_an_instance_is_of(
 def test_an_instance_of_another_model_is_said_not_to_be_there_whatever_the_path() -> None:
     for access in Access:
         with pytest.raises(NotFound) as refused:
-            authorize(an_inference_principal("other"), an_instance(), access, "/x")
+            authorize(an_inference_principal("other"), "tiny-aaaaaaaa", an_instance(), access, "/x")
         assert str(refused.value) == "no instance tiny-aaaaaaaa"
+
+
+def test_of_an_instance_that_nobody_has_heard_of_only_who_may_use_all_hears_more() -> None:
+    with pytest.raises(NotFound):
+        authorize(an_inference_principal("org/*"), "x", None, Access.INFERENCE, "/v1/models")
+    authorize(an_inference_principal(), "x", None, Access.INFERENCE, "/v1/models")
 
 
 def test_inference_keys_reach_inference_paths_and_admins_the_others_too() -> None:
     somebody, instance = an_inference_principal(), an_instance()
-    authorize(somebody, instance, Access.INFERENCE, "/v1/models")
-    authorize(LOCAL, instance, Access.INFERENCE, "/v1/models")
-    authorize(LOCAL, instance, Access.ADMIN, "/metrics")
+    authorize(somebody, "tiny-aaaaaaaa", instance, Access.INFERENCE, "/v1/models")
+    authorize(LOCAL, "tiny-aaaaaaaa", instance, Access.INFERENCE, "/v1/models")
+    authorize(LOCAL, "tiny-aaaaaaaa", instance, Access.ADMIN, "/metrics")
     with pytest.raises(Forbidden, match="path /metrics: this request needs an admin key"):
-        authorize(somebody, instance, Access.ADMIN, "/metrics")
+        authorize(somebody, "tiny-aaaaaaaa", instance, Access.ADMIN, "/metrics")
 
 
 @pytest.mark.parametrize("principal", [LOCAL, an_inference_principal()])
 def test_a_closed_path_is_closed_to_all_and_says_what_opens_it(principal: Principal) -> None:
     with pytest.raises(Forbidden, match=r"path /sleep: .* PROXY_ALLOW_PATHS"):
-        authorize(principal, an_instance(), Access.CLOSED, "/sleep")
+        authorize(principal, "tiny-aaaaaaaa", an_instance(), Access.CLOSED, "/sleep")
 
 
 def test_the_control_api_is_for_admins() -> None:

@@ -60,5 +60,13 @@ def test_the_web_tier_needs_nothing_of_the_workers() -> None:
     assert "workers" not in imported_by("web.app")
 
 
+def test_the_web_package_itself_costs_nothing() -> None:
+    assert imported_by("web") <= sys.stdlib_module_names | {"web"}
+
+
+def test_the_command_line_needs_no_server_and_no_celery() -> None:
+    assert not imported_by("web.cli") & {"gunicorn", "celery", "kombu"}
+
+
 def test_the_workers_need_nothing_of_the_web_tier() -> None:
     assert not imported_by("workers.tasks") & {"web", "flask", "gunicorn"}

@@ -147,12 +147,24 @@ def test_what_ended_processes_counted_stays_and_what_they_held_does_not(
 def test_one_that_is_merged_while_it_is_read_counts_once(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path, 1)
     name = f"{GONE}-1.json"
-    snapshot = Snapshot(rows=[Row("i1", 200, "relay", [1], 0.5, monotonic())])
+    snapshot = Snapshot(rows=[Row("i1", 200, "relay", [1] + [0] * 8, 0.5, monotonic())])
     snapshots.write(name, snapshot)
     snapshots.merge([])
     snapshots.write(name, snapshot)  # as if it were not removed yet
     living, ended = snapshots.others("me")
     assert (living, [sum(row.buckets) for row in ended]) == ([], [1])
+
+
+def test_counts_of_another_version_end_nothing(
+    tmp_path: Path, process: Callable[[], Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshots = Snapshots(tmp_path, 1)
+    with monkeypatch.context() as newer:
+        newer.setattr("web.snapshots._FORMAT", [2])
+        snapshots.write(f"{GONE}-1.json", Snapshot(rows=[Row("i1", 200, "relay", [1], 0.5)]))
+    assert "fleet_requests_total" not in process().shows()
+    snapshots.merge([])
+    assert "fleet_requests_total" not in process().shows()
 
 
 def test_the_counts_of_a_process_are_written_at_its_end(process: Callable[[], Process]) -> None:

@@ -285,22 +285,22 @@ def test_what_did_not_run_does_not_outlive_its_record(
     assert table.standing().instances == 0
 
 
-def test_an_engine_without_a_record_that_takes_no_connection_is_stopped(
+def test_an_engine_without_a_record_that_is_gone_is_stopped(
     flushed: RoutingTable,
 ) -> None:
     known = flushed.route("i1")
     flushed.refresh()
-    assert "is stopped: it takes no connection" in str(flushed.unreachable(known))
-    assert "is stopped: it takes no connection" in str(refused(flushed))
+    assert "is stopped: its engine is gone, and so is its record" in str(flushed.gone(known))
+    assert "is stopped: its engine is gone, and so is its record" in str(refused(flushed))
     assert (flushed.serving("i1"), flushed.standing().instances) == (None, 0)
 
 
-def test_an_engine_with_a_record_that_takes_no_connection_is_its_workers_business(
+def test_an_engine_with_a_record_that_is_gone_is_its_workers_business(
     store: AwayStore, table: RoutingTable
 ) -> None:
     put(store, Status.STARTING, Status.RUNNING)
     table.refresh()
-    assert table.unreachable(table.route("i1")) is None
+    assert table.gone(table.route("i1")) is None
     assert table.serving("i1")
 
 
@@ -398,7 +398,7 @@ def test_a_table_that_lost_its_store_says_so_without_asking_it(
     store.stop("i1", reason="enough", by="user")  # wakes the table, which then cannot read it
     assert until(lambda: not following.standing().store_up, 5.0)
     known = following.route("i1")
-    assert "Redis, which could say why, is away" in str(following.unreachable(known))
+    assert "Redis, which could say why, is away" in str(following.gone(known))
     with pytest.raises(StoreUnavailable, match="i2 is not known here, and Redis does not answer"):
         following.route("i2")
     store.away = False

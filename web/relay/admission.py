@@ -47,7 +47,8 @@ class Admission:
         self._keys = keys
         self._paths = paths
         self._own_names = own_names()
-        self.unreachable = table.unreachable
+        self.gone = table.gone
+        self.another_answers = table.another_answers
 
     def admit(
         self, request: PlainRequest, last: Grant | None, now: float, *, is_local: bool

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shared.domain.instance import Instance
-from shared.errors import EngineTimeout, EngineUnreachable, FleetError, RequestTimeout
+from shared.errors import EngineTimeout, FleetError, RequestTimeout
 from web.errors import status_of
 from web.relay.admission import Grant
 from web.relay.answer import AnswerHead, Body
@@ -42,12 +42,13 @@ class CallerConnection(asyncio.Protocol):
     """A caller's connection, from its first byte until it closes or a thread takes it over."""
 
     __slots__ = (
-        "_collecting", "_dialling", "_engine", "_grant", "_instance_id", "_is_local", "_last", "_memo",
-        "_peer", "_relay", "_request_id", "_started", "_state", "_status", "_unread", "_unsent",
-        "deadline", "transport",
+        "_collecting", "_dialling", "_engine", "_grant", "_instance", "_is_local", "_last",
+        "_memo", "_peer", "_relay", "_request_id", "_started", "_state", "_status", "_unread",
+        "_unsent", "deadline", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
+    _instance: Instance  # whose engine answers; set by the first request
 
     def __init__(self, relay: Relay, unread: bytes = b"", *, ending: bool = False) -> None:
         """Serve one connection; the arguments are those of `Relay.adopt`."""
@@ -62,7 +63,6 @@ class CallerConnection(asyncio.Protocol):
         self._unsent = 0  # bytes of the request's body that are still to come
         self._last = False  # the connection ends after this answer
         self._status = 0  # of the answer under way; 0 before it begins
-        self._instance_id = ""
         self._request_id = b""
         self._started = 0.0
         self.deadline = relay.clock.now + relay.limits.header_timeout_s
@@ -178,7 +178,7 @@ class CallerConnection(asyncio.Protocol):
             self._unsent = 0
         self._last = not request.keep_alive or relay.draining
         self._status = 0
-        self._instance_id = instance.instance_id
+        self._instance = instance
         self._request_id = request.request_id or relay.request_ids.next()
         self._started = relay.time()
         self.deadline = relay.clock.now + (
@@ -275,6 +275,10 @@ class CallerConnection(asyncio.Protocol):
         else:
             self._next_request()
 
+    def wrong_engine(self) -> None:
+        """Say that the engine's own key is not taken there: it is another engine by now."""
+        self.failed(self._relay.admission.another_answers(self._instance))
+
     def failed(self, error: FleetError) -> None:
         """Say what went wrong with the engine; cut the answer if part of it has gone out."""
         if self._engine is not None:
@@ -283,7 +287,7 @@ class CallerConnection(asyncio.Protocol):
         begun, self._status = self._status, self._status or int(status_of(error))
         self._finished()
         if begun or self._state == _TUNNEL:
-            log.warning("instance %s: %s; answer cut", self._instance_id, error)
+            log.warning("instance %s: %s; answer cut", self._instance.instance_id, error)
             self._state = _GONE
             self.transport.close()  # without the final chunk: a part is not taken for the whole
             return
@@ -292,9 +296,9 @@ class CallerConnection(asyncio.Protocol):
 
     def _finished(self) -> None:
         relay = self._relay
-        relay.activity.end(self._instance_id)
+        relay.activity.end(self._instance.instance_id)
         relay.metrics.answered(
-            self._instance_id, self._status or _CLIENT_CLOSED_REQUEST, "relay",
+            self._instance.instance_id, self._status or _CLIENT_CLOSED_REQUEST, "relay",
             relay.time() - self._started,
         )  # fmt: skip
 
@@ -346,7 +350,9 @@ class CallerConnection(asyncio.Protocol):
         elif self._state == _RELAYING and self._unsent and not self._engine_is_slow():
             self.failed(RequestTimeout(f"body: nothing came for {limits.body_timeout_s:g} s"))
         elif self._state in (_RELAYING, _TUNNEL):
-            self.failed(EngineTimeout(f"instance {self._instance_id}: its engine fell silent"))
+            self.failed(
+                EngineTimeout(f"instance {self._instance.instance_id}: its engine fell silent")
+            )
         else:
             self.transport.abort()
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?")
-_MAX_LINE = 4096  # bytes
+_SIZE = rb"([0-9A-Fa-f]{1,15})(?:;[\t -~\x80-\xff]{0,4096})?"  # with its extensions
+_SIZE_LINE = re.compile(_SIZE + rb"\r\n")
+_BEGUN = re.compile(_SIZE + rb"(?:\r(?:\n\r?)?)?")  # and what may be there of the last CRLF, too
 _CRLF = 2
 
 
@@ -31,33 +32,26 @@ class Chunks:
         """Follow `piece`; return the offset in it at which the body ends, or -1 if it goes on.
 
         Raises:
-            BadChunks: says what is wrong.
+            BadChunks: says what is wrong, as soon as no further byte could make it right.
         """
         held = len(self._line)
         data = self._line + piece if held else piece
         self._line = b""
-        size, position = len(data), 0
-        while True:
-            if self._left:
-                position = self._after_chunk(data, position)
-            if position == size:
-                return -1
-            end = data.find(b"\r\n", position)
-            if end < 0:
-                return self._hold(data[position:])
-            found = _SIZE_LINE.fullmatch(data, position, end)
+        position, size = self._after_chunk(data, 0) if self._left else 0, len(data)
+        while position < size:
+            found = _SIZE_LINE.match(data, position)
             if found is None:
-                raise BadChunks(f"bad chunk size {data[position:end][:40]!r}")
-            chunk_size = int(found[1], 16)
-            after = end + _CRLF
-            if chunk_size:
-                position, self._left = after, chunk_size + _CRLF
-            elif size < after + _CRLF:
                 return self._hold(data[position:])
-            elif data[after : after + _CRLF] != b"\r\n":
-                raise BadChunks("trailers, or no empty line after the last chunk")
-            else:
-                return after + _CRLF - held
+            after, chunk_size = found.end(), int(found[1], 16)
+            if chunk_size == 0:
+                if data.startswith(b"\r\n", after):
+                    return after + _CRLF - held
+                return self._hold(data[position:])
+            position = after + chunk_size + _CRLF
+            if not data.startswith(b"\r\n", position - _CRLF):  # not all of it is there
+                self._left = chunk_size + _CRLF
+                position = self._after_chunk(data, after)
+        return -1
 
     def _after_chunk(self, data: bytes, position: int) -> int:
         """Return where the chunk and its CRLF end, at most at the end of `data`."""
@@ -72,7 +66,7 @@ class Chunks:
         return min(end, size)
 
     def _hold(self, line: bytes) -> int:
-        if len(line) > _MAX_LINE:
-            raise BadChunks(f"a chunk size line of over {_MAX_LINE} bytes")
+        if not _BEGUN.fullmatch(line):
+            raise BadChunks(f"bad chunk size, trailers, or no end after the last: {line[:40]!r}")
         self._line = line
         return -1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from shared.errors import EngineUnreachable, InstanceNotReady
+from shared.address import authority
+from shared.errors import EngineUnreachable
 from web.relay.answer import SWITCHING_PROTOCOLS, AnswerHead, BadAnswer, Body, answer_head
 from web.relay.chunks import BadChunks, Chunks
 from web.relay.repeated import Repeated
@@ -141,8 +142,7 @@ class EngineConnection(asyncio.Protocol):
 
     @property
     def _name(self) -> str:
-        host, port = self.address
-        return f"engine at {host}:{port}"
+        return f"engine at {authority(*self.address)}"
 
     # the answer
 
@@ -164,9 +164,7 @@ class EngineConnection(asyncio.Protocol):
             return
         if answer.status == _UNAUTHORIZED:  # the key is ours and right, so the engine is another
             self.abort()
-            caller.failed(
-                InstanceNotReady(f"{self._name} is not the instance's any more", retry_after_s=1)
-            )
+            caller.wrong_engine()
             return
         self.answer = answer
         if answer.status == SWITCHING_PROTOCOLS:

@@ -143,11 +143,11 @@ class Relay:
 
     def no_connection(self, instance: Instance, error: Exception) -> FleetError:
         """Return what a caller is told whose engine takes no connection."""
+        if isinstance(error, ConnectionRefusedError) and (told := self.admission.gone(instance)):
+            return told
         why = str(error) or f"no answer in {self.limits.connect_timeout_s:g} s"
         at = authority(instance.host, instance.port)
-        return self.admission.unreachable(instance) or EngineUnreachable(
-            f"engine at {at} takes no connection: {why}"
-        )
+        return EngineUnreachable(f"engine at {at} takes no connection: {why}")
 
     def close_idle(self) -> None:
         """Close all connections on which no request is under way."""

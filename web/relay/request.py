@@ -18,7 +18,9 @@ _PLAIN = re.compile(
 )
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_MAX_LINE = 8190  # bytes; gunicorn's limits, so that both ways refuse the same
+# gunicorn's limits, so that both ways refuse the same; bytes, without the CRLF
+_MAX_REQUEST_LINE = 4094
+_MAX_HEADER_LINE = 8188
 _MAX_HEADERS = 100
 
 _DROPPED = frozenset(  # the caller's secrets, and what says where it is: not for the engine
@@ -69,14 +71,16 @@ def plain_request(head: bytes) -> PlainRequest | None:
         head: everything before the empty line, without the last CRLF.
     """
     found = _PLAIN.fullmatch(head)
-    if found is None:
+    if found is None or found.start(5) > _MAX_REQUEST_LINE:
         return None
-    method, instance_id, path, query, lines = found.groups()
+    lines = found[5]
     seen: dict[bytes, bytes] = {}  # of the headers that may stand once only
     kept: list[bytes] = []
     from_elsewhere = False
     headers = lines[2:].split(b"\r\n")
-    if len(headers) > _MAX_HEADERS or max(map(len, headers)) > _MAX_LINE:
+    if len(headers) > _MAX_HEADERS or (
+        len(lines) > _MAX_HEADER_LINE and max(map(len, headers)) > _MAX_HEADER_LINE
+    ):
         return None
     for line in headers:
         colon = line.index(b":")
@@ -90,21 +94,13 @@ def plain_request(head: bytes) -> PlainRequest | None:
             return None
         elif name not in _DROPPED:
             kept.append(line)
-    return _request(
-        method, instance_id.decode(), path, query or b"", kept, seen, from_elsewhere=from_elsewhere
-    )
+    return _request(found, kept, seen, from_elsewhere=from_elsewhere)
 
 
 def _request(
-    method: bytes,
-    instance_id: str,
-    path: bytes,
-    query: bytes,
-    kept: list[bytes],
-    seen: dict[bytes, bytes],
-    *,
-    from_elsewhere: bool,
+    found: re.Match[bytes], kept: list[bytes], seen: dict[bytes, bytes], *, from_elsewhere: bool
 ) -> PlainRequest | None:
+    method, instance_id, path, query, _ = found.groups()
     length = seen.get(b"content-length")
     if length is not None and not _LENGTH.fullmatch(length):
         return None
@@ -126,9 +122,9 @@ def _request(
     request_id = seen.get(b"x-request-id", b"")
     return PlainRequest(
         method=method,
-        instance_id=instance_id,
+        instance_id=instance_id.decode(),
         path=path.decode(),
-        target=path + query,
+        target=path + query if query else path,
         headers=b"".join(b"\r\n" + line for line in kept),
         length=None if length is None else int(length),
         keep_alive=connection != b"close",
