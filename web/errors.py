@@ -33,6 +33,11 @@ _STATUS: dict[type[errors.FleetError], HTTPStatus] = {
     errors.StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _RETRY_AFTER_S = {errors.NoCapacity: 10, errors.StoreUnavailable: 2}
+CALLER_GONE_STATUS = 499  # nginx's; read only by one that closed no more than its sending half
+CALLER_GONE = (
+    "the caller closed its connection, or its sending half, before the answer began; "
+    "keep both open until the answer is complete"
+)
 _CLIENT_ERRORS = range(400, 500)
 
 

@@ -14,7 +14,7 @@ from shared.domain.instance import INSTANCE_ID, Instance
 from shared.errors import InstanceNotReady, NotFound, StoreUnavailable
 from shared.store import Store
 
-_WINDOW_S = 1.0  # for so long an answer of the store holds: that there is none, that it is away
+_WINDOW_S = 1.0  # for at most so long an answer of the store holds, also that it is away
 _QUESTIONS = 100  # per window; each is one round trip
 
 
@@ -31,52 +31,48 @@ class Lookup:
         self._clock = clock
         self._one_at_a_time = threading.Lock()
         self._began = clock()  # the window
-        self._questions = 0
-        self._absent: set[str] = set()
+        self._answers: dict[str, Instance | None] = {}
         self._away: StoreUnavailable | None = None
 
     def get(self, instance_id: str) -> Instance:
-        """Return the record.
+        """Return the record as it is, or was less than a second ago.
 
         Raises:
-            NotFound: there is none, or there was none less than a second ago.
+            NotFound: there is none.
             StoreUnavailable: the store does not answer, or did not less than a second ago.
             InstanceNotReady: too many were asked for in this second; asking again helps.
         """
         if not INSTANCE_ID.fullmatch(instance_id):
             raise _absent(instance_id)
         with self._one_at_a_time:
-            self._refuse_without_asking(instance_id)
-            self._questions += 1
-            try:
-                record = self._store.get(instance_id)
-            except StoreUnavailable as error:
+            if self._clock() - self._began >= _WINDOW_S:
                 self._begin_window()
-                self._away = error
-                raise
-            if record is None:
-                self._absent.add(instance_id)
-                raise _absent(instance_id)
-            return record
+            if instance_id not in self._answers:
+                self._answers[instance_id] = self._ask(instance_id)
+            record = self._answers[instance_id]
+        if record is None:
+            raise _absent(instance_id)
+        return record
 
-    def _refuse_without_asking(self, instance_id: str) -> None:
-        if self._clock() - self._began >= _WINDOW_S:
-            self._begin_window()
+    def _ask(self, instance_id: str) -> Instance | None:
         if self._away is not None:
             raise StoreUnavailable(str(self._away)) from self._away
-        if instance_id in self._absent:
-            raise _absent(instance_id)
-        if self._questions >= _QUESTIONS:
+        if len(self._answers) >= _QUESTIONS:
             raise InstanceNotReady(
                 f"instance {instance_id} is not known here yet, and too many unknown ids are "
                 "asked for to look it up now",
                 retry_after_s=1,
             )
+        try:
+            return self._store.get(instance_id)
+        except StoreUnavailable as error:
+            self._begin_window()  # it may have taken seconds to say so
+            self._away = error
+            raise
 
     def _begin_window(self) -> None:
         self._began = self._clock()
-        self._questions = 0
-        self._absent.clear()
+        self._answers.clear()
         self._away = None
 
 

@@ -10,6 +10,7 @@ import logging
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import accumulate
 from time import monotonic, perf_counter
 from types import TracebackType
@@ -31,6 +32,7 @@ _ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None
 KEEP_S = 600.0  # counts of an instance that is gone: two scrapes at the longest usual interval
 NOBODY = "unknown"  # no instance is called so: ids end in a random suffix
 _PROXY = "/proxy/"
+_RELAY = "relay"
 _FLUSH_S = 1.0
 _AT_LEAST_EVERY_S = 5.0  # is written, also when nothing was counted
 
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """What this web process counts; safe to call from event loops and threads alike."""
+    """What this web process counts, on its event loop and in its threads."""
 
     def __init__(self, snapshots: Snapshots, table: RoutingTable, activity: Activity) -> None:
         self._snapshots = snapshots
@@ -71,10 +73,15 @@ class Metrics:
         Args:
             instance_id: as the path had it; ids that nobody knows are counted as one.
             status: as the caller got it.
-            way: "relay" or "view".
+            way: "view", from any thread; or "relay", from the relay's one event loop only, which
+                has rows of its own and takes no lock: that would cost as much as all the rest.
             seconds: from the request's head to the end of the answer.
         """
         row = self._rows.get((instance_id, status, way)) or self._row(instance_id, status, way)
+        if way == _RELAY:
+            row.buckets[bisect_left(BOUNDS_S, seconds)] += 1
+            row.seconds += seconds
+            return
         with self._counting:
             row.buckets[bisect_left(BOUNDS_S, seconds)] += 1
             row.seconds += seconds
@@ -97,13 +104,15 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return the metrics of all web processes in Prometheus's text format."""
-        with self._flushing:
-            self._age()
-            own = self._own()
-        others, ended = self._snapshots.others(self._name)
+        self._flush_or_log()
+        # Also what this process has counted is taken from its file: whichever process is asked
+        # next sees the same files, and no counter goes down from one scrape to the next.
+        living, ended = self._snapshots.read()
+        if self._name not in living:  # a full disk; how the table stands can be said all the same
+            living[self._name] = replace(self._own(), rows=[], in_flight={})
         fresh = [row for row in ended if not self._is_stale(row)]
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_All([own, *others], fresh))
+        registry.register(_All(list(living.values()), fresh))
         return generate_latest(registry)
 
     def _row(self, instance_id: str, status: int, way: str) -> Row:

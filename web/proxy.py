@@ -33,14 +33,13 @@ from web.auth import authorize
 from web.caller import caller_socket
 from web.connection import close_after
 from web.engine_paths import EnginePaths
-from web.errors import error_body
+from web.errors import CALLER_GONE, CALLER_GONE_STATUS, error_body
 from web.exchange import AnswerBroken, Exchange, Patience
 from web.exchange import Headers as RawHeaders
 from web.routing import RoutingTable
 from web.target import engine_target
 from web.upload import CallerGone, GunicornUpload, NoUpload, PlainUpload, Upload, too_large
 
-_CALLER_GONE = "499 Client Closed Request"  # nginx's; read only by one that half-closed
 _UNAUTHORIZED = 401
 
 # Where vLLM's own key is asked for: plain prefixes; and never for OPTIONS (0.33.0,
@@ -270,13 +269,10 @@ def _is_chunked() -> bool:
 
 
 def _gone() -> Response:
-    message = (
-        "the caller closed its connection, or its sending half, before the answer began; "
-        "keep both open until the answer is complete"
-    )
     close_after(request.environ)
-    body = error_body(499, message, code="client_closed_request")
-    return Response(body, _CALLER_GONE, content_type="application/json")
+    body = error_body(CALLER_GONE_STATUS, CALLER_GONE, code="client_closed_request")
+    status = f"{CALLER_GONE_STATUS} Client Closed Request"
+    return Response(body, status, content_type="application/json")
 
 
 def _own_headers(instance: Instance) -> list[tuple[str, str]]:

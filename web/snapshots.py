@@ -84,12 +84,14 @@ class Snapshots:
             },
         )
 
-    def others(self, own: str) -> tuple[list[Snapshot], list[Row]]:
-        """Return the snapshots of the other living processes, and the sums of those that ended."""
+    def read(self) -> tuple[dict[str, Snapshot], list[Row]]:
+        """Return file name → snapshot of each living process, and the sums of those that ended."""
         # The sums last: a process that ends in between is then in both, and counted once.
-        found = {path.name: _read(path) for path in self._processes() if path.name != own}
+        found = {path.name: _read(path) for path in self._processes()}
         merged, rows = self._sums()
-        living = [_snapshot(read) for name, read in found.items() if read and name not in merged]
+        living = {
+            name: _snapshot(read) for name, read in found.items() if read and name not in merged
+        }
         return living, rows
 
     def clear(self) -> None:

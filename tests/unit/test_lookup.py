@@ -68,9 +68,15 @@ def outcomes(lookup: Lookup, *instance_ids: str) -> list[str]:
     return found
 
 
-def test_a_record_is_returned(store: AskedStore, lookup: Lookup) -> None:
+def test_a_record_is_returned_and_read_once_a_second(
+    store: AskedStore, lookup: Lookup, clock: Clock
+) -> None:
     store.create(an_instance(instance_id="i1"), 9)
+    assert outcomes(lookup, *["i1"] * 200) == ["i1"] * 200
+    assert store.asked == ["i1"]
+    clock.now = 1.0
     assert outcomes(lookup, "i1") == ["i1"]
+    assert store.asked == ["i1", "i1"]
 
 
 def test_nobody_is_asked_for_once_a_second(store: AskedStore, lookup: Lookup, clock: Clock) -> None:

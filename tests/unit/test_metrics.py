@@ -151,8 +151,8 @@ def test_one_that_is_merged_while_it_is_read_counts_once(tmp_path: Path) -> None
     snapshots.write(name, snapshot)
     snapshots.merge([])
     snapshots.write(name, snapshot)  # as if it were not removed yet
-    living, ended = snapshots.others("me")
-    assert (living, [sum(row.buckets) for row in ended]) == ([], [1])
+    living, ended = snapshots.read()
+    assert (living, [sum(row.buckets) for row in ended]) == ({}, [1])
 
 
 def test_counts_of_another_version_end_nothing(
@@ -254,7 +254,17 @@ def test_threads_lose_no_count(process: Callable[[], Process]) -> None:
     assert one.shows()["fleet_requests_total"] == {("200", "i1", "view"): 80_000}
 
 
-def test_on_a_full_disk_a_process_counts_on_and_answers_for_itself(
+def test_no_counter_goes_down_whichever_process_is_asked(process: Callable[[], Process]) -> None:
+    one, two = process(), process()
+    seen: list[float] = []
+    for _ in range(3):
+        one.metrics.answered("i1", 200, "relay", 0.1)
+        shown = [each.shows()["fleet_requests_total"] for each in (one, two)]
+        seen += [requests["200", "i1", "relay"] for requests in shown]
+    assert seen == [1, 1, 2, 2, 3, 3]
+
+
+def test_on_a_full_disk_a_process_counts_on_and_still_answers(
     process: Callable[[], Process],
 ) -> None:
     one = process()
@@ -264,7 +274,7 @@ def test_on_a_full_disk_a_process_counts_on_and_answers_for_itself(
         one.metrics.answered("i1", 200, "view", 0.1)
         with pytest.raises(OSError, match="too large"):
             one.metrics.flush()
-        assert one.shows()["fleet_requests_total"] == {("200", "i1", "view"): 1}
+        assert one.shows()["fleet_store_up"] == {(): 1}
         Snapshots(Path("/proc/nowhere"), 1).merge([])  # it must not end the master
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 from shared.domain.instance import Instance
 from shared.errors import EngineTimeout, FleetError, RequestTimeout
-from web.errors import status_of
+from web.errors import CALLER_GONE_STATUS, status_of
 from web.relay.admission import Grant
 from web.relay.answer import AnswerHead, Body
 from web.relay.collecting import Collecting
 from web.relay.engine import HELD_BYTES, EngineConnection
-from web.relay.refusal import refusal
+from web.relay.refusal import caller_gone, refusal
 from web.relay.repeated import Repeated
 from web.relay.request import PlainRequest, plain_request
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _LINGER_S = 2.0  # for a caller to read an early answer while it still sends
 _MAX_AHEAD = 64 * 1024  # bytes of the next requests that are kept while one is under way
-_CLIENT_CLOSED_REQUEST = 499  # nginx's: counted, never sent
 
 _HEAD, _RELAYING, _TUNNEL, _COLLECTING, _LINGERING, _GONE = range(6)
 
@@ -44,7 +43,7 @@ class CallerConnection(asyncio.Protocol):
     __slots__ = (
         "_collecting", "_dialling", "_engine", "_grant", "_instance", "_is_local", "_last",
         "_memo", "_peer", "_relay", "_request_id", "_started", "_state", "_status", "_unread",
-        "_unsent", "deadline", "transport",
+        "_unsent", "deadline", "transport", "wants_tunnel",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -60,6 +59,7 @@ class CallerConnection(asyncio.Protocol):
         self._engine: EngineConnection | None = None
         self._dialling: asyncio.Task[None] | None = None
         self._collecting: Collecting | None = None
+        self.wants_tunnel = False  # the request under way asks to become a WebSocket
         self._unsent = 0  # bytes of the request's body that are still to come
         self._last = False  # the connection ends after this answer
         self._status = 0  # of the answer under way; 0 before it begins
@@ -101,7 +101,19 @@ class CallerConnection(asyncio.Protocol):
             self._collect(data)
 
     def eof_received(self) -> None:
-        """Let the transport close: who closes its side has left, as nginx and vLLM take it."""
+        """Stop the engine's work, then let the transport close.
+
+        Who closes its sending half has left: nginx and vLLM take it so, and in a silent prefill
+        nothing else tells. Should it still read, it is told.
+        """
+        if self._state == _RELAYING and not self._status:
+            self._status = CALLER_GONE_STATUS
+            self._finished()
+            self._state = _GONE
+            if self._engine is not None:
+                self._engine.abort()
+                self._engine = None
+            self.transport.write(caller_gone(self._request_id))
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Stop the engine's work for a caller that has left."""
@@ -176,6 +188,7 @@ class CallerConnection(asyncio.Protocol):
             self._keep_ahead(body[length:])
             body = body[:length]
             self._unsent = 0
+        self.wants_tunnel = request.websocket
         self._last = not request.keep_alive or relay.draining
         self._status = 0
         self._instance = instance
@@ -291,14 +304,14 @@ class CallerConnection(asyncio.Protocol):
             self._state = _GONE
             self.transport.close()  # without the final chunk: a part is not taken for the whole
             return
-        self.transport.write(refusal(error, self._request_id, last=True))
+        self.transport.write(refusal(error, self._request_id))
         self._linger()
 
     def _finished(self) -> None:
         relay = self._relay
         relay.activity.end(self._instance.instance_id)
         relay.metrics.answered(
-            self._instance.instance_id, self._status or _CLIENT_CLOSED_REQUEST, "relay",
+            self._instance.instance_id, self._status or CALLER_GONE_STATUS, "relay",
             relay.time() - self._started,
         )  # fmt: skip
 
@@ -319,7 +332,7 @@ class CallerConnection(asyncio.Protocol):
     def _give_up(self, data: bytes, head_end: int) -> None:
         """Give the connection to a thread, as soon as it need not wait for the caller."""
         self._unread = data
-        self._collecting = Collecting(data, head_end)
+        self._collecting = Collecting(data, head_end, self._relay.limits.max_body)
         self._state = _COLLECTING
         self.deadline = self._relay.clock.now + self._relay.limits.body_timeout_s
         self._collect(b"")
@@ -367,7 +380,7 @@ class CallerConnection(asyncio.Protocol):
         return engine is not None and engine.transport.get_write_buffer_size() > 0
 
     def _refuse(self, error: FleetError) -> None:
-        self.transport.write(refusal(error, self._relay.request_ids.next(), last=True))
+        self.transport.write(refusal(error, self._relay.request_ids.next()))
         self._linger()
 
     def _linger(self) -> None:

@@ -22,12 +22,13 @@ _EMPTY_LINE = 4
 class Collecting:
     """Follows the body of one request until a thread may have it."""
 
-    def __init__(self, data: bytes, head_end: int) -> None:
+    def __init__(self, data: bytes, head_end: int, max_body: int) -> None:
         """Begin with what was read.
 
         Args:
             data: the request so far.
             head_end: offset of the empty line after the head; -1 if the head is malformed already.
+            max_body: bytes; a longer body is refused without being read.
         """
         self.is_whole = True  # a thread need not wait for the caller at all
         self._body_at = head_end + _EMPTY_LINE
@@ -44,7 +45,8 @@ class Collecting:
             self._chunks = Chunks()
             self.is_whole = False
         elif len(lengths) == 1:
-            self._length = int(lengths[0])
+            length = int(lengths[0])
+            self._length = length if length <= max_body else 0
             self.is_whole = self._length == 0
 
     def is_enough(self, data: bytes) -> bool:

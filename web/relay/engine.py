@@ -20,6 +20,8 @@ HELD_BYTES = 256 * 1024
 IDLE_S = 4.0
 """How long a connection may wait for its next request: uvicorn closes it after 5 s."""
 
+_NONE_KEPT_S = 60.0  # to an engine that closes earlier than that
+
 _MAX_HEAD = 256 * 1024  # bytes of an answer's status line and headers
 _IN_HEAD, _IN_BODY, _TUNNEL = range(3)
 _MAX_INFORMATIONAL = 199
@@ -117,17 +119,22 @@ class EngineConnection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Let the transport close: an engine that ends its side has ended."""
+        if self.caller is None:
+            self._pool.closed_early(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell the caller, or take it out of the pool."""
         caller, self.caller = self.caller, None
         if caller is None:
-            self._pool.forget(self)
+            if error is not None:
+                self._pool.closed_early(self)
         elif self.answer is not None and self.answer.body is Body.UNTIL_CLOSE and error is None:
             caller.answered(self, last=True)
         elif self._state == _TUNNEL:
             caller.transport.close()
         else:
+            if self.answer is None and self.idle_since:
+                self._pool.closed_early(self)
             caller.failed(EngineUnreachable(f"{self._name} broke the connection"))
 
     def pause_writing(self) -> None:
@@ -158,19 +165,25 @@ class EngineConnection(asyncio.Protocol):
         self._head = b""
         answer, length = self._read(data[:end])
         body = data[end + 4 :]
-        if answer.status <= _MAX_INFORMATIONAL and answer.status != SWITCHING_PROTOCOLS:
-            if body:
-                self._receive_head(caller, body)
-            return
         if answer.status == _UNAUTHORIZED:  # the key is ours and right, so the engine is another
             self.abort()
             caller.wrong_engine()
-            return
-        self.answer = answer
-        if answer.status == SWITCHING_PROTOCOLS:
+        elif answer.status == SWITCHING_PROTOCOLS and caller.wants_tunnel:
+            self.answer = answer
             self._state = _TUNNEL
             caller.switched(answer, body)
-            return
+        elif answer.status <= _MAX_INFORMATIONAL:
+            if answer.status == SWITCHING_PROTOCOLS:
+                raise BadAnswer("it switches to a protocol that nobody asked for")
+            if body:
+                self._receive_head(caller, body)
+        else:
+            self._begin_answer(caller, answer, length, body)
+
+    def _begin_answer(
+        self, caller: CallerConnection, answer: AnswerHead, length: int, body: bytes
+    ) -> None:
+        self.answer = answer
         if answer.body is Body.COUNTED and len(body) >= length:  # all of it, as is usual
             caller.begin_answer(answer, length, body[:length])
             self._ended(caller, extra=len(body) > length)
@@ -220,6 +233,7 @@ class Pool:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._idle: dict[Address, list[EngineConnection]] = {}
+        self._closing: dict[Address, float] = {}  # until when none is kept to these
 
     def take(self, address: Address) -> EngineConnection | None:
         """Return an open connection to the engine, if there is one fresh enough."""
@@ -233,17 +247,31 @@ class Pool:
 
     def put(self, connection: EngineConnection) -> None:
         """Keep a connection for the next request."""
+        if self._closing and connection.address in self._closing:
+            connection.transport.abort()
+            return
         connection.idle_since = self._clock.now
-        self._idle.setdefault(connection.address, []).append(connection)
+        waiting = self._idle.get(connection.address)
+        if waiting is None:
+            waiting = self._idle[connection.address] = []
+        waiting.append(connection)
 
-    def forget(self, connection: EngineConnection) -> None:
-        """Drop a connection that has closed."""
+    def closed_early(self, connection: EngineConnection) -> None:
+        """Hear that the engine closed a connection that was, or could have been, kept.
+
+        Its next idle ones could close just as a request is on its way, and such a request cannot
+        be sent again; so none is kept for a while.
+        """
+        self._closing[connection.address] = self._clock.now + _NONE_KEPT_S
         waiting = self._idle.get(connection.address, [])
         if connection in waiting:
             waiting.remove(connection)
 
     def sweep(self) -> None:
         """Close what has waited too long."""
+        for address, until in list(self._closing.items()):
+            if until <= self._clock.now:
+                del self._closing[address]
         for address, waiting in list(self._idle.items()):
             fresh = [connection for connection in waiting if self._is_fresh(connection)]
             for connection in waiting:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from shared.errors import FleetError, InstanceNotReady
-from web.errors import code_of, error_body, status_of
+from web.errors import CALLER_GONE, CALLER_GONE_STATUS, code_of, error_body, status_of
 
 
-def refusal(error: FleetError, request_id: bytes, *, last: bool) -> bytes:
-    """Return the whole answer that says `error`; `last`: the connection ends after it."""
+def refusal(error: FleetError, request_id: bytes) -> bytes:
+    """Return the whole answer that says `error`; the connection ends after it."""
     status = status_of(error)
     body = error_body(status, str(error), code=code_of(error))
-    retry = ""
-    if isinstance(error, InstanceNotReady) and error.retry_after_s is not None:
-        retry = f"Retry-After: {error.retry_after_s}\r\n"
-    close = "Connection: close\r\n" if last else ""
+    wait = error.retry_after_s if isinstance(error, InstanceNotReady) else None
+    retry = "" if wait is None else f"Retry-After: {wait}\r\n"
+    return _answer(f"{status.value} {status.phrase}", body, request_id, retry)
+
+
+def caller_gone(request_id: bytes) -> bytes:
+    """Return the whole answer for a caller that has closed its sending half."""
+    body = error_body(CALLER_GONE_STATUS, CALLER_GONE, code="client_closed_request")
+    return _answer(f"{CALLER_GONE_STATUS} Client Closed Request", body, request_id)
+
+
+def _answer(status: str, body: bytes, request_id: bytes, more: str = "") -> bytes:
     head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nX-Request-Id: {request_id.decode()}\r\n{retry}{close}\r\n"
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"X-Request-Id: {request_id.decode()}\r\n{more}Connection: close\r\n\r\n"
     )
     return head.encode() + body
