@@ -38,6 +38,15 @@ _INHERITED = (
 )  # fmt: skip
 """What an engine gets of the worker's own environment; everything else it gets by name."""
 
+_ENGINE_TUNABLES = (
+    "NCCL_DEBUG NCCL_IB_DISABLE NCCL_P2P_DISABLE NCCL_P2P_LEVEL NCCL_SHM_DISABLE OMP_NUM_THREADS "
+    "PYTORCH_CUDA_ALLOC_CONF TOKENIZERS_PARALLELISM VLLM_ALLOW_LONG_MAX_MODEL_LEN "
+    "VLLM_CPU_KVCACHE_SPACE VLLM_CPU_NUM_OF_RESERVED_CPU VLLM_CPU_OMP_THREADS_BIND "
+    "VLLM_ENGINE_READY_TIMEOUT_S VLLM_LOGGING_LEVEL VLLM_LOG_STATS_INTERVAL VLLM_USE_DEEP_GEMM "
+    "VLLM_USE_FLASHINFER_SAMPLER"
+)
+"""Numbers and switches that tune an engine; none names code, files or addresses."""
+
 
 def _text(value: str) -> str:
     return value
@@ -90,6 +99,14 @@ def _words(value: str) -> tuple[str, ...]:
 
 def _pip_words(value: str) -> tuple[str, ...]:
     return tuple(shlex.split(value))
+
+
+def _list(value: str) -> tuple[str, ...]:
+    return tuple(re.split(r"[\s,]+", value.strip())) if value.strip() else ()
+
+
+def _folders(value: str) -> tuple[Path, ...]:
+    return tuple(_path(part) for part in value.split(os.pathsep) if part)
 
 
 def _name(value: str) -> str:
@@ -295,6 +312,24 @@ class Settings:
     vllm_config: Path = _setting(
         "VLLM_CONFIG", _path, "configs/vllm_config.json",
         unit="path", doc="start parameters that every instance begins with (JSON object)",
+    )  # fmt: skip
+    vllm_unsafe_params: tuple[str, ...] = _setting(
+        "VLLM_UNSAFE_PARAMS", _list, "",
+        unit="names",
+        doc="start parameters that requests may set although they run code or touch files",
+    )  # fmt: skip
+    vllm_allowed_models: tuple[str, ...] = _setting(
+        "VLLM_ALLOWED_MODELS", _list, "*",
+        unit="globs", doc="models, tokenizers and adapters that requests may name; URLs: like s3://mine/*",
+    )  # fmt: skip
+    vllm_model_roots: tuple[Path, ...] = _setting(
+        "VLLM_MODEL_ROOTS", _folders, "",
+        unit="paths with : between",
+        doc="further folders of the node, beside MODELS_DIR, that models may lie in",
+    )  # fmt: skip
+    vllm_allowed_env: tuple[str, ...] = _setting(
+        "VLLM_ALLOWED_ENV", _list, _ENGINE_TUNABLES,
+        unit="globs", doc="environment variables that requests may give their engine",
     )  # fmt: skip
     engine_env_file: Path = _setting(
         "ENGINE_ENV_FILE", _path, "configs/engine.env",

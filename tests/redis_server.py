@@ -18,16 +18,26 @@ _START_S = 10.0
 
 
 @contextmanager
-def running_redis(folder: Path) -> Iterator[str]:
-    """Run a redis-server with its data in `folder`; yield its URL; end it."""
+def running_redis(folder: Path, *, password: str = "", port: int = 0) -> Iterator[str]:
+    """Run a redis-server with its data in `folder`; yield its URL; end it.
+
+    Args:
+        folder: for its data.
+        password: to ask for; needs a port. It stands in a file, as on a careful operator's machine.
+        port: of loopback to listen on; 0: a socket only.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="redis-") as short:  # a socket's path is short
         path = Path(short) / "redis.sock"
-        command = server_command(folder, str(path))
+        config = Path(short) / "redis.conf"
+        asked = f"requirepass {password}\n" if password else ""
+        config.write_text(f"include {ROOT / 'configs/redis.conf'}\n{asked}")
+        listening = ["--bind", "127.0.0.1", "--port", str(port)] if port else []
+        command = [*server_command(folder, str(path), config), *listening]
         log = (folder / "redis.log").open("wb")
         with log, subprocess.Popen(command, stdout=log, stderr=log) as server:
             try:
-                url = f"unix://{path}"
+                url = f"redis://:{password}@127.0.0.1:{port}/0" if port else f"unix://{path}"
                 assert until(lambda: _answers(url), _START_S), (folder / "redis.log").read_text()
                 yield url
             finally:
@@ -35,10 +45,11 @@ def running_redis(folder: Path) -> Iterator[str]:
                 server.wait()
 
 
-def server_command(folder: Path, socket: str) -> list[str]:
+def server_command(
+    folder: Path, socket: str, config: Path = ROOT / "configs/redis.conf"
+) -> list[str]:
     """Return what runs a redis-server with its data in `folder`, listening on `socket`."""
-    conf = str(ROOT / "configs/redis.conf")
-    return [str(server_program()), conf, "--dir", str(folder), "--unixsocket", socket]
+    return [str(server_program()), str(config), "--dir", str(folder), "--unixsocket", socket]
 
 
 def _answers(url: str) -> bool:

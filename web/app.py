@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-
 from flask import Flask
 
-from shared.domain import params
-from shared.errors import InvalidRequest, SettingsError
+from shared.policy import policy
 from shared.queue import Doorbells
 from shared.settings import Settings
 from shared.store import Store
@@ -43,7 +38,7 @@ def create_app(
     """Return the web application.
 
     Raises:
-        SettingsError: VLLM_CONFIG cannot be used.
+        SettingsError: VLLM_CONFIG or VLLM_UNSAFE_PARAMS cannot be used.
     """
     app = Flask("web", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -51,8 +46,9 @@ def create_app(
     add_request_ids(app)
     add_gate(app, keys, settings.app_port)
     add_error_handlers(app)
-    base = base_params(settings)
-    app.register_blueprint(Instances(settings, store, doorbells, table, base).blueprint())
+    app.register_blueprint(
+        Instances(settings, store, doorbells, table, policy(settings)).blueprint()
+    )
     app.register_blueprint(health.blueprint(store))
     patience = Patience(
         connect=settings.proxy_connect_timeout_s,
@@ -76,31 +72,3 @@ def create_app(
         metrics=metrics,
     )
     return app
-
-
-def base_params(settings: Settings) -> dict[str, object]:
-    """Return what every instance begins with: the VLLM_DEFAULT_* settings, then VLLM_CONFIG.
-
-    Raises:
-        SettingsError: the file is missing, is not a JSON object, or names what the fleet owns.
-    """
-    defaults = {
-        "dtype": settings.vllm_default_dtype,
-        "kv_cache_dtype": settings.vllm_default_kv_cache_dtype,
-        "trust_remote_code": settings.vllm_default_trust_remote_code,
-    }
-    return params.merge(defaults, _from_file(settings.vllm_config))
-
-
-def _from_file(path: Path) -> Mapping[str, object]:
-    try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise SettingsError([f"VLLM_CONFIG={path}: must hold a JSON object"])
-        return params.checked(found, field=path.name)
-    except OSError as error:
-        raise SettingsError([f"VLLM_CONFIG={path}: cannot be read: {error.strerror}"]) from error
-    except ValueError as error:
-        raise SettingsError([f"VLLM_CONFIG={path}: not valid JSON: {error}"]) from error
-    except InvalidRequest as error:
-        raise SettingsError([f"VLLM_CONFIG={path}: {error}"]) from error

@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from http import HTTPStatus
 
-
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from web.errors import error_body

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields, replace
 from http import HTTPStatus
 from time import monotonic
@@ -13,6 +13,7 @@ from shared.domain import params
 from shared.domain.instance import SETTLED, Instance, Status, new_instance_id
 from shared.domain.node import Node
 from shared.domain.placement import Placement, choose_placement
+from shared.domain.policy import Policy
 from shared.errors import InvalidRequest, NoCapacity, NotFound, StoreUnavailable
 from shared.queue import Doorbells
 from shared.settings import Settings
@@ -38,14 +39,14 @@ class Instances:
         store: Store,
         doorbells: Doorbells,
         table: RoutingTable,
-        base_params: Mapping[str, object],
+        policy: Policy,
     ) -> None:
-        """Wire the views; `base_params` is what every instance begins with, merged."""
+        """Wire the views; `policy` is what requests may ask, on top of what it has for all."""
         self._settings = settings
         self._store = store
         self._doorbells = doorbells
         self._table = table
-        self._base_params = base_params
+        self._policy = policy
 
     def blueprint(self) -> Blueprint:
         """Return the routes."""
@@ -62,13 +63,15 @@ class Instances:
         request.max_content_length = _MAX_BODY
         asked = schemas.create_request(_whole_body())
         wait_s = schemas.wait_seconds(request.args.get("wait"))
-        merged = params.merge(self._base_params, asked.params)
+        self._policy.check(asked.model_name, asked.params, asked.env)
+        merged = params.merge(self._policy.base, asked.params)
         timeout = self._settings.vllm_default_timeout_s if asked.timeout is None else asked.timeout
         instance = self._claim(
             Instance(
                 instance_id=new_instance_id(asked.model_name),
                 model_name=asked.model_name,
                 params=merged,
+                env=asked.env,
                 timeout=timeout,
                 node="",
             ),

@@ -24,6 +24,7 @@ from shared.errors import (
     EngineUnreachable,
     FleetError,
     HeadersTooLarge,
+    InvalidRequest,
     NotSupported,
 )
 from web import request_id
@@ -227,10 +228,13 @@ def _check_head(limits: Limits) -> None:
     """Return if this request's head is one to forward.
 
     Raises:
+        InvalidRequest: it lacks what HTTP asks for.
         HeadersTooLarge: it has too many headers, or too long ones.
         NotSupported: it wants another protocol, or its body has another coding than `chunked`.
     """
     headers = list(request.headers.items())
+    if "Host" not in request.headers and request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
+        raise InvalidRequest("header Host: is missing", field="Host")  # RFC 9112, section 3.2
     if len(headers) > limits.headers:
         raise HeadersTooLarge(f"headers: {len(headers)}, more than PROXY_MAX_HEADERS allows")
     size = sum(len(name) + len(value) + len(": \r\n") for name, value in headers)

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shared.domain import params
+from shared.domain.engine_env import checked_env
+from shared.domain.models import checked_name
 from shared.errors import InvalidRequest
 
-_FIELDS = ("model_name", "params", "timeout")
-_MODEL_NAME_CHARS = 512
-_PATH_PART_BYTES = 255  # NAME_MAX of Linux file systems
+_FIELDS = ("model_name", "params", "env", "timeout")
 _MAX_TIMEOUT_S = 10 * 365 * 86_400
 MAX_WAIT_S = 3_600.0
 MAX_TAIL = 5_000
@@ -24,7 +24,8 @@ class CreateRequest:
     """Body of POST /instances, checked."""
 
     model_name: str
-    params: Mapping[str, object]  # in normal form; None removes what is inherited
+    params: Mapping[str, object]  # full names; None removes what is inherited
+    env: Mapping[str, str]  # environment variables for the engine
     timeout: int | None  # idle seconds; None: the default
 
 
@@ -42,7 +43,8 @@ def create_request(body: bytes) -> CreateRequest:
             )
     return CreateRequest(
         model_name=_model_name(fields.get("model_name")),
-        params=params.checked(_params(fields.get("params")), field="params"),
+        params=params.checked(_object("params", fields, '{"max_model_len": 4096}'), field="params"),
+        env=checked_env(_object("env", fields, '{"VLLM_LOGGING_LEVEL": "DEBUG"}'), field="env"),
         timeout=_timeout(fields.get("timeout")),
     )
 
@@ -122,32 +124,18 @@ def _model_name(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InvalidRequest(
             "model_name: required, a string: a name on the model hub, a folder in MODELS_DIR or "
-            "an absolute path on the node",
+            "an absolute path in there or in VLLM_MODEL_ROOTS",
             field="model_name",
         )
-    fault = None
-    if len(value) > _MODEL_NAME_CHARS:
-        fault = f"is {len(value)} characters long, at most {_MODEL_NAME_CHARS} fit"
-    elif value != value.strip() or not value.isprintable():
-        fault = f"{value!r} holds spaces around it or control characters"
-    elif value.startswith("-"):
-        fault = f"{value!r} would be read as a flag"
-    elif ".." in value.split("/"):
-        fault = f"{value!r} climbs out of its folder with '..'"
-    elif any(len(part.encode()) > _PATH_PART_BYTES for part in value.split("/")):
-        fault = f"has a part of over {_PATH_PART_BYTES} bytes between slashes"
-    if fault:
-        raise InvalidRequest(f"model_name: {fault}", field="model_name")
-    return value
+    return checked_name(value, where="model_name")
 
 
-def _params(value: object) -> Mapping[str, object]:
+def _object(name: str, fields: Mapping[str, object], example: str) -> Mapping[str, object]:
+    value = fields.get(name)
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InvalidRequest(
-            'params: must be an object like {"max_model_len": 4096}', field="params"
-        )
+        raise InvalidRequest(f"{name}: must be an object like {example}", field=name)
     return value
 
 

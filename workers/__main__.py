@@ -8,7 +8,9 @@ import os
 import sys
 from pathlib import Path
 
+from shared.errors import SettingsError
 from shared.logs import log_to_stderr
+from shared.policy import policy
 from shared.settings import Settings
 
 ALREADY_RUNS = 3  # exit status
@@ -24,6 +26,10 @@ def main() -> None:
             logging.getLogger(name).setLevel(logging.WARNING)
     if not settings.engine_env_file.is_file():
         sys.exit(f"ENGINE_ENV_FILE={settings.engine_env_file}: there is no such file")
+    try:
+        policy(settings)
+    except SettingsError as error:
+        sys.exit(str(error))
     if not _hold(settings.run_dir / "worker.lock"):
         sys.stderr.write(f"a worker already runs with RUN_DIR={settings.run_dir}; one per node\n")
         sys.exit(ALREADY_RUNS)

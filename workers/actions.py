@@ -13,17 +13,24 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from shared.domain.instance import Instance, Status
+from shared.domain.policy import Policy
 from shared.domain.reconcile import Action, Observation, Patience
-from shared.errors import NoCapacity
+from shared.errors import InvalidRequest, NoCapacity
 from shared.settings import Settings
 from shared.store import Change, Store
 from workers import process_tree
+from workers.admission import refuse_unsafe_spec
 from workers.autopsy import Cause, cause_of_death
 from workers.command import command, environment
 from workers.engine import FAILED, STOPPED, Engine, launch_of
 from workers.ports import choose_port
 
 log = logging.getLogger(__name__)
+
+_REFUSED_ADVICE = (
+    "change the request; or have VLLM_CONFIG, VLLM_UNSAFE_PARAMS, VLLM_ALLOWED_MODELS, "
+    "VLLM_MODEL_ROOTS and VLLM_ALLOWED_ENV say the same on this node as in the web tier"
+)
 
 Act = Callable[[Instance, Engine, Observation], None]
 
@@ -36,6 +43,7 @@ class Actions:
     store: Store
     epoch: int  # of the node; every write is refused once another worker has announced it
     patience: Patience
+    policy: Policy  # of this node's operator
     leaving: bool = False  # the worker is stopping: nothing is started any more
     taken: set[int] = field(default_factory=set)  # ports that records of this node hold
 
@@ -78,6 +86,11 @@ class Actions:
     def _spawn(self, record: Instance, engine: Engine, seen: Observation) -> None:
         if self.leaving:
             self._begin_stop(record, engine, seen)
+            return
+        try:
+            refuse_unsafe_spec(record, self.policy, self.settings)
+        except InvalidRequest as error:
+            self._fail(record, Cause("refused", f"this node refuses it: {error}", _REFUSED_ADVICE))
             return
         port = self._choose_port(record, seen)
         if port is None:

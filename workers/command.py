@@ -48,6 +48,7 @@ def environment(instance: Instance, key: str, settings: Settings) -> dict[str, s
     if model_folder(instance.model_name, settings.models_dir):
         env["HF_HUB_OFFLINE"] = "1"
     env |= {name: value for name, value in _engine_env(settings.engine_env_file).items() if value}
+    env |= instance.env  # held to VLLM_ALLOWED_ENV, so none of what follows, and no secret
     if instance.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(instance.gpus)
     return env | {

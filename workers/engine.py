@@ -24,6 +24,7 @@ from shared.settings import ROOT
 from workers import gpus, ports, probe, process_tree
 from workers.log_tail import LogTail
 from workers.process_tree import Identity, Marks
+from workers.redaction import blotted, secrets_in
 from workers.run_directory import RunDirectory
 from workers.stages import STAGES, Load, follow
 
@@ -45,7 +46,8 @@ class Engine:
         self.last_lines: list[str] = []
         self._run = run
         self._prober = prober
-        self._tail = LogTail(run)
+        self._tail = LogTail(run, self._blotted)
+        self._secrets: frozenset[str] | None = None  # those it was started with; None: not read yet
         self._shim: subprocess.Popen[bytes] | None = None
         self._ready: Future[bool] | None = None
         self._unfinished: Future[float | None] | None = None
@@ -118,11 +120,9 @@ class Engine:
         )
 
     def read_log(self, *, to_the_end: bool = False) -> list[str]:
-        """Return new log lines, with the engine's key blotted out; follows the load in them."""
+        """Return new log lines, with secrets blotted out; follows the load in them."""
         lines = self._tail.read_to_the_end() if to_the_end else self._tail.read()
         if lines:
-            key = str((self.launch or {}).get("key") or "") or None
-            lines = [line.replace(key, "[key]") if key else line for line in lines]
             if not all(_OWN_PROBE.search(line) for line in lines):
                 self._last_progress_at = monotonic()
             self.load = follow(self.load, lines)
@@ -146,6 +146,7 @@ class Engine:
         """Start the shim, which starts the engine; returns at once."""
         self._run.make()
         self._run.write("launch", launch)
+        self._secrets = None
         self._last_progress_at = monotonic()
         self._shim = subprocess.Popen(
             [sys.executable, "-m", "workers.shim", str(self._run.path)],
@@ -191,6 +192,12 @@ class Engine:
     def close(self) -> None:
         """Let go of its log."""
         self._tail.close()
+
+    def _blotted(self, line: str) -> str:
+        if self._secrets is None and (launch := self.launch):
+            env = launch["env"]
+            self._secrets = secrets_in(env if isinstance(env, dict) else {})
+        return blotted(line, self._secrets or ())
 
     # how it is seen
 

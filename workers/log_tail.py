@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -11,16 +12,24 @@ from workers.run_directory import RunDirectory
 
 _BYTES_PER_READ = 256 * 1024  # a flood is skipped, not chased
 _LINE_CHARS = 8_192
+_LONGEST_SECRET = 1_024  # one cut in two at a line's end would not be known as one
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class LogTail:
-    """Reads new lines of one engine's log; remembers in its folder how far it got."""
+    """Reads new lines of one engine's log; remembers in its folder how far it got.
 
-    def __init__(self, run: RunDirectory) -> None:
+    Args:
+        run: the engine's folder.
+        blot: takes secrets out of a line, before it is cut to length.
+    """
+
+    def __init__(self, run: RunDirectory, blot: Callable[[str], str] = str) -> None:
         self._run = run
+        self._blot = blot
         self._file: BinaryIO | None = None
         self._rest = b""
+        self._in_long_line = False  # its beginning has been passed on, the rest is left out
         shipped = run.read("shipped") or {}
         self._resume = (shipped.get("inode"), int(shipped.get("offset", 0)))
 
@@ -39,18 +48,24 @@ class LogTail:
                 return self.read()
         # tqdm redraws its bars with a carriage return; each state is a line to us
         *lines, self._rest = re.split(rb"[\r\n]+", self._rest + data)
-        if len(self._rest) > _LINE_CHARS:
+        if lines and self._in_long_line:
+            del lines[0]
+            self._in_long_line = False
+        if self._in_long_line:
+            self._rest = b""
+        elif len(self._rest) > _LINE_CHARS + _LONGEST_SECRET:
             lines.append(self._rest)
             self._rest = b""
-        return [cleaned for line in lines if (cleaned := clean(line))]
+            self._in_long_line = True
+        return self._cleaned(lines)
 
     def read_to_the_end(self) -> list[str]:
         """Return all that is left, a last line without an end too: nobody writes any more."""
         lines: list[str] = []
         while more := self.read():
             lines += more
-        rest, self._rest = clean(self._rest), b""
-        return [*lines, rest] if rest else lines
+        rest, self._rest = self._rest, b""
+        return [*lines, *self._cleaned([rest])]
 
     def remember(self) -> None:
         """Note how far the lines have been passed on."""
@@ -65,6 +80,9 @@ class LogTail:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _cleaned(self, lines: list[bytes]) -> list[str]:
+        return [cleaned for line in lines if (cleaned := clean(line, self._blot))]
 
     def _open(self) -> None:
         if self._file is not None:
@@ -87,6 +105,7 @@ class LogTail:
         behind = os.fstat(file.fileno()).st_size - file.tell()
         if behind > 4 * _BYTES_PER_READ:
             file.seek(-_BYTES_PER_READ, os.SEEK_END)
+            file.readline(_LINE_CHARS)  # half a line could be half a secret
             self._rest = b"[lines skipped: the engine writes faster than its log is kept]\n"
 
     def _rotated(self, file: BinaryIO) -> bool:
@@ -96,6 +115,7 @@ class LogTail:
             return False
 
 
-def clean(line: bytes) -> str:
+def clean(line: bytes, blot: Callable[[str], str] = str) -> str:
     """Return a log line as text: no control characters, not longer than a screen of text."""
-    return _CONTROL.sub("", line.decode(errors="replace")).rstrip()[:_LINE_CHARS]
+    text = _CONTROL.sub("", line.decode(errors="replace"))[: _LINE_CHARS + _LONGEST_SECRET]
+    return blot(text).rstrip()[:_LINE_CHARS]

@@ -17,6 +17,7 @@ from shared.domain.instance import RELEASED, Desired, Instance, Status
 from shared.domain.node import HEARTBEAT_S, Gpu, Node
 from shared.domain.reconcile import Action, Patience, plan
 from shared.errors import StoreUnavailable
+from shared.policy import policy
 from shared.settings import Settings
 from shared.store import KEEP_ENDED_S, Beat, Store
 from workers import process_tree
@@ -56,7 +57,9 @@ class Supervisor:
             drain=settings.drain_timeout_s,
             stop=settings.stop_timeout_s,
         )
-        self._actions = Actions(settings=settings, store=store, epoch=0, patience=patience)
+        self._actions = Actions(
+            settings=settings, store=store, epoch=0, patience=patience, policy=policy(settings)
+        )
         self._beat_at = 0.0
         self._swept_at = 0.0
         self._engines: dict[str, Engine] = {}

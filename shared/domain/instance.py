@@ -126,6 +126,7 @@ class Instance:
     params: Mapping[str, object]  # merged: defaults < VLLM_CONFIG < request
     timeout: int  # idle seconds before it is stopped; 0 = never
     node: str
+    env: Mapping[str, str] = field(default_factory=dict)  # of the engine, asked for; no secrets
     gpus: tuple[str, ...] = ()  # UUIDs; empty on a node without GPUs
     created_at: float = 0.0
 

@@ -1,22 +1,25 @@
 """vLLM's start parameters: merged, checked, rendered as a command line.
 
-Names are compared with `_` and `-` alike and kept with `_`, as JSON and Python have them. Order,
-later wins: the `VLLM_DEFAULT_*` settings, the `VLLM_CONFIG` file, the request. `null` removes what
-was inherited.
+Names are kept in full and with `_`, however they were written: see `spelling`. Order, later wins:
+the `VLLM_DEFAULT_*` settings, the `VLLM_CONFIG` file, the request. `null` removes what was
+inherited. What a request may not ask for is in `unsafe`; here is what nobody may.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from shared.domain.spelling import full_name, subject
+from shared.domain.vllm_flags import BOOLEANS, OBJECTS
 from shared.errors import InvalidRequest
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*\+?")
 _MAX_DEPTH = 64  # far from where Python's own JSON writer gives up
 _MAX_VALUE_CHARS = 16_384  # a chat template or a JSON object fits; a whole file does not
 
+_TLS = "the proxy speaks plain HTTP to engines"
+_ONE_NODE = "an instance runs on one node, behind one address"
 _WHY_OWNED = {
     "model": "it is the field model_name",
     "model_tag": "it is the field model_name",
@@ -28,38 +31,52 @@ _WHY_OWNED = {
     "root_path": "the proxy sends the engine's own paths",
     "headless": "the fleet needs the engine's HTTP server",
     "grpc": "the fleet needs the engine's HTTP server",
-    "ssl_keyfile": "the proxy speaks plain HTTP to engines",
-    "ssl_certfile": "the proxy speaks plain HTTP to engines",
-    "ssl_ca_certs": "the proxy speaks plain HTTP to engines",
-    "ssl_cert_reqs": "the proxy speaks plain HTTP to engines",
-    "ssl_ciphers": "the proxy speaks plain HTTP to engines",
-    "enable_ssl_refresh": "the proxy speaks plain HTTP to engines",
-    "nnodes": "an instance runs on one node",
-    "node_rank": "an instance runs on one node",
-    "master_addr": "an instance runs on one node",
-    "master_port": "an instance runs on one node",
-    "data_parallel_address": "an instance runs on one node",
-    "data_parallel_rank": "an instance runs on one node",
+    "grpc_port": "the proxy reaches engines by host and port",
+    "help": "it starts no engine",
+    "omni": "it would hand the command line to another program",
+    "hf_token": "a command line can be read by everybody on the node; set HF_TOKEN",
+    "ssl_keyfile": _TLS,
+    "ssl_certfile": _TLS,
+    "ssl_ca_certs": _TLS,
+    "ssl_cert_reqs": _TLS,
+    "ssl_ciphers": _TLS,
+    "enable_ssl_refresh": _TLS,
+    "nnodes": _ONE_NODE,
+    "node_rank": _ONE_NODE,
+    "master_addr": _ONE_NODE,
+    "master_port": _ONE_NODE,
+    "data_parallel_address": _ONE_NODE,
+    "data_parallel_rank": _ONE_NODE,
+    "data_parallel_start_rank": _ONE_NODE,
+    "data_parallel_size_local": _ONE_NODE,
+    "data_parallel_rpc_port": _ONE_NODE,
+    "data_parallel_supervisor_port": _ONE_NODE,
+    "data_parallel_hybrid_lb": _ONE_NODE,
+    "data_parallel_external_lb": _ONE_NODE,
+    "data_parallel_multi_port_external_lb": _ONE_NODE,
+    "device_ids": "the fleet chooses the GPUs",
     "disable_log_stats": "the fleet reads the engine's /metrics",
 }
-_COUNTED = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+_COUNTED = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "prefill_context_parallel_size",
+    "data_parallel_size",
+)
 """Parameters whose product is the number of GPUs."""
 
 OWNED = frozenset(_WHY_OWNED)
 """Parameters that the fleet sets itself, in normal form."""
-
-
-def normal_name(name: str) -> str:
-    """Return the one spelling of a parameter's name: no leading dashes, `_` for `-`.
-
-    What follows a dot is a key of the parameter's JSON value, and stays as it is.
-    """
-    stem, dot, keys = name.removeprefix("--").partition(".")
-    return stem.replace("-", "_") + dot + keys
+_NOT_VLLMS = frozenset(
+    {"model_tag", "omni"}
+)  # no options of vLLM's parser, which reads them anyway
 
 
 def checked(params: Mapping[str, object], *, field: str) -> dict[str, object]:
-    """Return `params` with names in normal form, refusing what cannot be passed on.
+    """Return `params` with full names, refusing what cannot be passed on.
+
+    A JSON object that was written as text becomes the object, and what was switched by a `no_`
+    name is switched by its own, so that each thing is said in one way only.
 
     Args:
         params: parameters as a caller or a file wrote them.
@@ -70,20 +87,19 @@ def checked(params: Mapping[str, object], *, field: str) -> dict[str, object]:
             cannot be rendered; names the parameter and the reason.
     """
     result: dict[str, object] = {}
-    for written, value in params.items():
+    for written, given in params.items():
         where = f"{field}.{written}"
-        if not _NAME.fullmatch(written.removeprefix("--")):
+        name = full_name(written, where)
+        _refuse_owned(name, where)
+        if _is_deep(given):
+            raise InvalidRequest(f"{where}: nested deeper than {_MAX_DEPTH} levels", field=where)
+        _refuse_unrenderable(given, where)
+        name, value = _plain(name, given, where)
+        if name in result:
             raise InvalidRequest(
-                f"{where}: not the name of a vLLM parameter; names look like max_model_len",
+                f"{where}: given twice: {name} has several spellings, `_` and `-` are the same",
                 field=where,
             )
-        name = normal_name(written)
-        if name in result:
-            raise InvalidRequest(f"{where}: given twice; `_` and `-` are the same", field=where)
-        _refuse_owned(name, where)
-        if _is_deep(value):
-            raise InvalidRequest(f"{where}: nested deeper than {_MAX_DEPTH} levels", field=where)
-        _refuse_unrenderable(value, where)
         if name == "served_model_name":
             _refuse_odd_names(value, where)
         result[name] = value
@@ -174,22 +190,40 @@ def _text(value: object) -> str:
 
 
 def _refuse_owned(name: str, where: str) -> None:
-    # vLLM's parser takes unambiguous abbreviations (argparse), `no-` forms and dotted or `+`
-    # suffixes for JSON flags: each would reach a flag that the fleet owns under another name.
-    stem = re.split(r"[.+]", name.removeprefix("no_"), maxsplit=1)[0]
-    for owned, why in _WHY_OWNED.items():
-        if stem == owned:
-            raise InvalidRequest(f"{where}: the fleet owns this parameter: {why}", field=where)
-        if owned.startswith(stem):
+    about = subject(name)
+    if about in _WHY_OWNED:
+        raise InvalidRequest(f"{where}: the fleet owns {about}: {_WHY_OWNED[about]}", field=where)
+    for owned in _NOT_VLLMS:
+        if owned.startswith(about):
             raise InvalidRequest(
                 f"{where}: abbreviates {owned}, which the fleet owns; write names in full",
                 field=where,
             )
-    for counted in _COUNTED:
-        if counted != stem and counted.startswith(stem):
-            raise InvalidRequest(
-                f"{where}: abbreviates {counted}; write names in full", field=where
-            )
+
+
+def _plain(name: str, value: object, where: str) -> tuple[str, object]:
+    about = subject(name)
+    if about in BOOLEANS and name == f"no_{about}" and isinstance(value, bool):
+        return about, not value
+    if name not in OBJECTS:
+        return name, value
+    if isinstance(value, list) and len(value) == 1:  # is rendered as the one value
+        value = value[0]
+    if isinstance(value, str) and "{" in value:
+        # Parsed by us and written anew: two parsers could read one text in two ways.
+        return name, _parsed_object(value, where)
+    return name, value
+
+
+def _parsed_object(text: str, where: str) -> object:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{where}: not valid JSON: {error}", field=where) from error
+    if not isinstance(found, dict):
+        raise InvalidRequest(f"{where}: must be a JSON object", field=where)
+    _refuse_unrenderable(found, where)
+    return found
 
 
 def _refuse_unrenderable(value: object, where: str) -> None:
@@ -214,13 +248,27 @@ def _refuse_unrenderable(value: object, where: str) -> None:
 def _is_deep(value: object) -> bool:
     level = [value]
     for _ in range(_MAX_DEPTH):
-        level = [
-            item
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for item in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+        level = [item for outer in level for item in _inside(outer)]
     return bool(level)
+
+
+def _inside(value: object) -> Iterable[object]:
+    match value:
+        case dict():
+            return value.values()
+        case list():
+            return value
+        case str() if (said := _as_json(value)) != value:  # JSON in a text is one level deeper
+            return [said]
+    return ()
+
+
+def _as_json(text: str) -> object:
+    try:
+        found: object = json.loads(text) if text.lstrip()[:1] in ("[", "{", '"') else text
+    except (ValueError, RecursionError):  # text to us, and to vLLM
+        return text
+    return found
 
 
 def _refuse_item(item: object, where: str) -> None:
@@ -228,8 +276,9 @@ def _refuse_item(item: object, where: str) -> None:
         raise InvalidRequest(
             f"{where}: a list holds strings, numbers or objects, not {item!r}", field=where
         )
-    if isinstance(item, str) and item.startswith("-"):
-        # A list renders as separate words, where this one would be read as a flag.
+    if _text(item).startswith("-"):
+        # A list renders as separate words, where this one would be read as a flag; -1.5 too: for
+        # vLLM's parser it has a dotted key, and takes the next word for its value.
         raise InvalidRequest(
             f"{where}: a value in a list cannot start with '-': {item!r}", field=where
         )

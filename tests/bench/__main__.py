@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench import fleet, peers, report, scenarios, summary, targets, versions
+from tests.bench import peers, report, scenarios, summary, targets, versions
 from tests.bench.errors import BenchError
 from tests.bench.results import Results
 from tests.bench.rounds import run
@@ -30,8 +30,10 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_USAGE
     try:
         found = peers.provide({target.name for target in chosen})
-        before, begun = versions.cpu_ticks(), time.monotonic()
-        results = run(chosen, wanted, words.rounds, found, say)
+        begun = time.monotonic()
+        results, disturbance = run(
+            chosen, wanted, words.rounds, found, say=say, profiles=words.profile
+        )
     except BenchError as error:
         say(str(error))
         return EXIT_FAILED
@@ -44,8 +46,7 @@ def main(argv: Sequence[str]) -> int:
             date=time.strftime("%Y-%m-%d"),
             rounds=words.rounds,
             minutes=(time.monotonic() - begun) / 60,
-            keyed=fleet.HAS_KEYS,
-            stolen=versions.stolen_share(before),
+            disturbance=disturbance,
             machine=versions.of_machine(),
             versions=versions.of_programs(found),
         )
@@ -58,8 +59,12 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     top.add_argument("--targets", default=",".join(targets.BY_NAME), metavar="NAME,...")
     top.add_argument("--scenarios", default=",".join(scenarios.BY_NAME), metavar="NAME,...")
-    top.add_argument("--rounds", type=int, default=5, metavar="N")
-    top.add_argument("--report", type=Path, metavar="FILE", help="write it as docs/performance.md")
+    top.add_argument("--rounds", type=int, default=5, choices=range(1, 51), metavar="1..50")
+    exclusive = top.add_mutually_exclusive_group()  # what is profiled is slower than it is
+    exclusive.add_argument("--report", type=Path, metavar="FILE", help="docs/performance.md")
+    exclusive.add_argument(
+        "--profile", type=Path, metavar="FOLDER", help="for `perf report -i`: one of the last round"
+    )
     return top
 
 

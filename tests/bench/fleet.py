@@ -24,9 +24,6 @@ from tests.bench.errors import BenchError
 from tests.bench.processes import Program
 from tests.builders import a_node, an_instance
 
-HAS_KEYS = (ROOT / "web/keys.py").exists()
-"""Whether this version of the web tier asks for API keys."""
-
 _NODE = "bench"
 _BIN = Path(sys.executable).parent
 
@@ -37,7 +34,7 @@ class Fleet:
 
     redis_url: str
     instance_id: str
-    api_key: str  # '' while this version of the web tier has no keys
+    api_key: str
     run_dir: Path
 
     @property
@@ -121,8 +118,6 @@ def _beat(store: RedisStore, epoch: int, over: threading.Event) -> None:
 
 
 def _api_key(redis_url: str, folder: Path) -> str:
-    if not HAS_KEYS:
-        return ""
     words = ["keys", "create", "bench", "--scope", "inference"]
     made = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "web", *words],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from tests.bench.scenarios import Scenario
 from tests.bench.targets import Plan, Target
 
 _LONGEST_S = 90.0  # of any one run: the load generator gives up long before
+_SETTLE_S = 20.0
+_LOOK_S = 0.1
+_IDLE = 0.1  # share of a core that a program may use and still count as idle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,7 @@ class Bench:
     loadgen: Path
     load_cpu: int
     engine_port: int
+    profiles: Path | None = None  # where profiles go; None: none are made
 
     def measure(self, live: Live, scenario: Scenario, round_: int) -> Measurement:
         """Put the load on the target; return what was seen, or why no number can be given."""
@@ -42,24 +47,36 @@ class Bench:
         pids = live.program.pids() if live.program else []
         idle_mib = memory_mib(pids) if scenario.sample_memory_s else None
         used_s = cpu_seconds(pids)
-        answer, peak_mib = self._run(self._words(live, scenario), scenario, pids)
+        words = [*self._profiler(live, scenario, pids), *self._words(live, scenario)]
+        answer, peak_mib = self._run(words, scenario, pids)
+        refused = str(answer.get("refused", ""))
         figures: dict[str, float] = {k: v for k, v in answer.items() if isinstance(v, int | float)}
+        if live.program and live.program.pids() != pids:
+            refused = refused or "one of its processes ended or began meanwhile"
         if live.program:
             figures["cpu_s"] = cpu_seconds(pids) - used_s
             if idle_mib is not None:
                 figures |= {"idle_mib": idle_mib, "peak_mib": max(peak_mib, idle_mib)}
+        _settle(pids)
         return Measurement(
             scenario=scenario.name,
             target=live.target.name,
             round=round_,
-            figures={} if "refused" in answer else figures,
-            refused=str(answer.get("refused", "")),
+            figures={} if refused else figures,
+            refused=refused,
         )
 
     def _prepare(self, scenario: Scenario) -> None:
         url = f"http://127.0.0.1:{self.engine_port}/ctl?{scenario.engine_query}"
         with urlopen(url, timeout=5) as answer:
             answer.read()
+
+    def _profiler(self, live: Live, scenario: Scenario, pids: Collection[int]) -> list[str]:
+        if self.profiles is None or not pids:
+            return []
+        profile = self.profiles / f"{scenario.name}-{live.target.name}.perf"
+        record = f"perf record --quiet -e cpu-clock -F 999 -g -o {profile} -p"
+        return [*record.split(), ",".join(map(str, pids)), "--"]
 
     def _words(self, live: Live, scenario: Scenario) -> list[str]:
         options = {
@@ -101,3 +118,14 @@ class Bench:
         except ValueError:
             answer = {"refused": f"the load generator ended with status {load.returncode}"}
         return answer, peak
+
+
+def _settle(pids: Collection[int]) -> None:
+    """Wait until a target is done with what its callers left behind: the next one has its core."""
+    deadline = time.monotonic() + _SETTLE_S
+    used = cpu_seconds(pids)
+    while pids and time.monotonic() < deadline:
+        threading.Event().wait(_LOOK_S)
+        before, used = used, cpu_seconds(pids)
+        if used - before < _IDLE * _LOOK_S:
+            return

@@ -60,7 +60,9 @@ def provide(names: Collection[str]) -> dict[str, Peer]:
 def _nginx(steps: Steps) -> Peer:
     """Return the machine's nginx, or else Debian's package of it, unpacked."""
     own = FOLDER / "nginx"
-    program = Path(shutil.which("nginx") or own)
+    # Debian keeps it where an ordinary user's PATH does not lead.
+    path = f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"
+    program = Path(shutil.which("nginx", path=path) or own)
     if not program.exists():
         with tempfile.TemporaryDirectory(prefix="bench-", dir=FOLDER) as workspace:
             unpacked = debian.fetch("nginx", "usr/sbin/nginx", Path(workspace), steps)

@@ -20,7 +20,6 @@ _START_S = 90.0  # LiteLLM takes its time
 _END_S = 5.0
 _LAST_WORDS = 2000  # characters
 _SCHEDULED = 2  # clock_getcpuclockid(3): the process's clock of all time it ran, in ns
-_SESSION_FIELD = 3  # of /proc/PID/stat, counted after the name: state, ppid, pgrp, session
 
 
 class Program:
@@ -67,7 +66,7 @@ class Program:
 
     def pids(self) -> list[int]:
         """Return its processes."""
-        return [pid for pid in _all_pids() if _session(pid) == self._popen.pid]
+        return sorted(pid for pid in _all_pids() if _session(pid) == self._popen.pid)
 
     def await_ready(self, ready: Callable[[], bool]) -> None:
         """Return once `ready()` is true.
@@ -117,11 +116,9 @@ def _all_pids() -> list[int]:
 
 def _session(pid: int) -> int | None:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
+        return os.getsid(pid)
+    except ProcessLookupError:
         return None
-    state, *fields = stat.rpartition(")")[2].split()
-    return None if state == "Z" else int(fields[_SESSION_FIELD - 1])
 
 
 def _signal(pids: Collection[int], number: int) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tests.bench.disturbance import Disturbance
 from tests.bench.goals import BASE, GOALS, OURS, Goal
 from tests.bench.results import Results
 from tests.bench.scenarios import BY_NAME as SCENARIOS
@@ -38,8 +39,8 @@ _CAVEATS = """\
   requests not logged. Ours was tuned on this very benchmark.
 - CPU is what the target's processes used by the kernel's clock, divided by all answers or chunks of
   a run, those of its warm-up too. Memory is the proportional set size (Pss) of all its processes,
-  the most that was seen during a run, less what it was before it; the engine and the client are not
-  in it.
+  the most that was seen during a run, less what it was right before; of all rounds, the one that
+  added most. What a program keeps from an earlier scenario it does not add again.
 - Delay is one-way, from the engine's write to the client's read, so it has in it what `direct` has.
 - For 1 and 2 web processes the proxy may use both cores, which the engine and the client use as
   well: CPU per request can be compared, requests/s cannot.
@@ -55,8 +56,7 @@ class Circumstances:
     date: str
     rounds: int
     minutes: float
-    keyed: bool  # whether our web tier asked for an API key
-    stolen: float  # share of CPU time that the host gave to others
+    disturbance: Disturbance
     machine: Mapping[str, str]
     versions: Mapping[str, str]
 
@@ -86,14 +86,14 @@ def by_hand(previous: str) -> str:
 
 
 def _introduction(of: Circumstances) -> str:
-    key = "an API key checked on every request" if of.keyed else "no API key yet"
     return f"""\
 # Performance
 
 Written by `make bench` on {of.date}; to be written again by it, not edited, except between the
-marks below. Ours is the whole web tier: {key}, the routing table live
-from Redis, activity reported, metrics counted, request ids set. Medians of {of.rounds} rounds; in
-each round every target in turn. Ratios are to nginx, round by round, and the median of those."""
+marks below. Ours is the whole web tier, everything on: an API key checked on every request, the
+routing table live from Redis, activity reported, metrics counted, request ids set. Medians of
+{of.rounds} rounds; in each round every target in turn. Ratios are to nginx, round by round, and the
+median of those."""
 
 
 def _goals(results: Results) -> str:
@@ -105,14 +105,14 @@ def _goals(results: Results) -> str:
 
 def _goal(goal: Goal, results: Results, peers: list[str]) -> list[str]:
     value = goal.measured(results, goal.target)
-    kept = "" if value is None else "kept" if goal.kept(value) else "**missed**"
+    kept = "kept" if value is not None and goal.kept(value) else "**missed**"
     others = [_cell(goal, results, name) if goal.target == OURS else "" for name in peers]
     return [
         goal.work,
         goal.says,
         goal.show(goal.hoped) if goal.hoped is not None else "",
         _cell(goal, results, goal.target),
-        kept,
+        kept if results.of(goal.scenario, goal.target) else "",
         *others,
     ]
 
@@ -123,39 +123,52 @@ def _cell(goal: Goal, results: Results, target: str) -> str:
         return "not measured" if able else "cannot"
     if results.refusals(goal.scenario, target):
         return "no number"
-    if results.median(goal.scenario, target, "missed"):
+    if results.missed(goal.scenario, target):
         return "not within 4 s"
     value = goal.measured(results, target)
     return "no number" if value is None else goal.show(value)
 
 
 def _medians(results: Results) -> str:
-    parts = ["## Medians\n\nTimes in µs, memory in MiB; in brackets the ratio to nginx."]
+    parts = [
+        "## Medians\n\nTimes in µs; memory in MiB, the most of all rounds; in brackets: to nginx."
+    ]
     for name in dict.fromkeys(m.scenario for m in results):
-        figures = figures_of(name)
         targets = list(dict.fromkeys(m.target for m in results if m.scenario == name))
         targets.sort(key=list(TARGETS).index)
+        figures = [
+            figure
+            for figure in figures_of(name)
+            if any(results.value(name, target, figure) is not None for target in targets)
+        ]
         rows = [[f"`{target}`", *_figures(results, name, target, figures)] for target in targets]
         parts.append(f"### {name}: {SCENARIOS[name].says}\n\n{_table(['', *figures], rows)}")
-        parts += [
-            f"- `{target}`: no number: {why}"
-            for target in targets
-            for why in dict.fromkeys(results.refusals(name, target))
-        ]
-        parts += [
-            f"- `{target}`: {TARGETS[target].unable[name]}"
-            for target in dict.fromkeys(m.target for m in results)
-            if name in TARGETS[target].unable
-        ]
-    return "\n\n".join(parts)
+        parts.append("\n".join(_explained(results, name)))
+    return "\n\n".join(part for part in parts if part)
 
 
-def _figures(results: Results, scenario: str, target: str, figures: tuple[str, ...]) -> list[str]:
+def _explained(results: Results, scenario: str) -> list[str]:
+    """Return why which targets have no numbers here."""
+    targets = dict.fromkeys(m.target for m in results)
+    refused = [
+        f"- `{target}`: no number: {why}"
+        for target in targets
+        for why in dict.fromkeys(results.refusals(scenario, target))
+    ]
+    unable = [
+        f"- `{target}`: {TARGETS[target].unable[scenario]}"
+        for target in targets
+        if scenario in TARGETS[target].unable
+    ]
+    return refused + unable
+
+
+def _figures(results: Results, scenario: str, target: str, figures: Sequence[str]) -> list[str]:
     if results.refusals(scenario, target):
-        return ["no number", *[""] * (len(figures) - 1)]
+        return ["no number", *[""] * len(figures)][: max(1, len(figures))]
     cells = []
     for figure in figures:
-        value = results.median(scenario, target, figure)
+        value = results.value(scenario, target, figure)
         ratio = results.ratio(scenario, target, BASE, figure)
         shown = "" if value is None else f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
         cells.append(shown if ratio is None or target == BASE else f"{shown} ({ratio:.2f})")
@@ -175,7 +188,8 @@ def _how(results: Results, of: Circumstances) -> str:
 
 {targets}
 
-- Machine: {machine}. The host gave {of.stolen:.1%} of the CPU time to others meanwhile.
+- Machine: {machine}. Meanwhile other programs used {of.disturbance.others:.1%} of its CPU time, and
+  the host gave {of.disturbance.stolen:.1%} of it to other machines.
 - Versions: {versions}.
 - The run took {of.minutes:.0f} minutes. Its parts: tests/bench.
 

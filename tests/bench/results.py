@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
+_WORST = frozenset({"added_mib"})
+_NO_RATIO = frozenset({"added_mib", "missed"})  # to nginx's nothing
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
@@ -59,17 +62,27 @@ class Results:
         """Return why rounds gave no number."""
         return [m.refused for m in self.of(scenario, target) if m.refused]
 
-    def median(self, scenario: str, target: str, figure: str) -> float | None:
-        """Return the median over all rounds; None if one was refused, or none was measured."""
+    def missed(self, scenario: str, target: str) -> bool:
+        """Tell whether the engine ever did not notice that a caller had left."""
+        return any(m.figure("missed") for m in self.of(scenario, target))
+
+    def value(self, scenario: str, target: str, figure: str) -> float | None:
+        """Return the median over all rounds, of memory the most.
+
+        None if one round was refused, or none was measured.
+        """
         if self.refusals(scenario, target):
             return None
         found = [m.figure(figure) for m in self.of(scenario, target)]
         values = [value for value in found if value is not None]
-        return median(values) if values else None
+        # What a program took in one round and kept, it need not take again in the next.
+        of_all = max if figure in _WORST else median
+        return of_all(values) if values else None
 
     def ratio(self, scenario: str, target: str, base: str, figure: str) -> float | None:
-        """Return the median of the ratios to `base` in the same round; None as for `median`."""
-        if self.refusals(scenario, target) or self.refusals(scenario, base):
+        """Return the median of the ratios to `base` in the same round; None as for `value`."""
+        refused = self.refusals(scenario, target) or self.refusals(scenario, base)
+        if refused or figure in _NO_RATIO:
             return None
         bases = {m.round: m.figure(figure) for m in self.of(scenario, base)}
         ratios = [

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench.build import build
+from tests.bench.disturbance import Disturbance, Watch
 from tests.bench.errors import BenchError
 from tests.bench.fleet import fleet
 from tests.bench.measure import Bench, Live
@@ -53,9 +54,11 @@ def run(
     wanted: Sequence[Scenario],
     rounds: int,
     peers: Mapping[str, Peer],
+    *,
     say: Callable[[str], None],
-) -> Results:
-    """Return what was measured.
+    profiles: Path | None = None,
+) -> tuple[Results, Disturbance]:
+    """Return what was measured, and what disturbed it.
 
     Raises:
         BenchError: something that is needed is missing or did not start.
@@ -68,7 +71,7 @@ def run(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         port = free_ports(_PORTS_EACH * (len(chosen) + 1), first=_FIRST_PORT)
         engine_key = secrets.token_hex(16)
-        stack.enter_context(_engine(programs.engine, port, engine_key, cpus, folder))
+        engine = stack.enter_context(_engine(programs.engine, port, engine_key, cpus, folder))
         site = Site(
             folder=folder,
             port=port,
@@ -82,11 +85,12 @@ def run(
             say(f"starting {target.name}")
             site = replace(site, port=site.port + _PORTS_EACH)
             lives.append(stack.enter_context(_live(target, site, cpus)))
-        bench = Bench(programs.loadgen, cpus.load, site.engine_port)
+        bench = Bench(programs.loadgen, cpus.load, site.engine_port, profiles)
+        watch = Watch([engine, *(live.program for live in lives if live.program)])
         for scenario in wanted:
             say(f"{scenario.name}: {scenario.says}")
             _interleave(bench, scenario, lives, rounds, results)
-    return results
+        return results, watch.disturbance()
 
 
 def _interleave(
@@ -109,12 +113,12 @@ def _takes_part(target: Target, scenario: Scenario) -> bool:
 
 
 @contextmanager
-def _engine(program: Path, port: int, key: str, cpus: Cpus, folder: Path) -> Iterator[None]:
+def _engine(program: Path, port: int, key: str, cpus: Cpus, folder: Path) -> Iterator[Program]:
     words: list[str | Path] = [program, "--port", str(port), "--key", key]
     engine = Program("engine", words, cpus=[cpus.load], folder=folder)
     try:
         engine.await_ready(lambda: _status("GET", port, "/health") == http.HTTPStatus.OK)
-        yield
+        yield engine
     finally:
         engine.end()
 

@@ -65,17 +65,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         sample_memory_s=0.25,
     ),
     Scenario(
-        name="up1m",
-        says="1 MiB uploads, 4 connections",
-        load=_large("upload", seconds=1.5),
-        path=EMBEDDINGS,
-    ),
-    Scenario(
-        name="down8m",
-        says="8 MiB downloads, 4 connections",
-        load=_large("download", seconds=1.5),
-    ),
-    Scenario(
         name="up32m",
         says="32 MiB uploads, 4 connections",
         load=_large("upload", body_bytes=32 * MIB),
@@ -90,6 +79,17 @@ SCENARIOS: tuple[Scenario, ...] = (
         engine={"big_bytes": 128 * MIB},
         sample_memory_s=0.02,
         most_rounds=2,
+    ),
+    Scenario(
+        name="up1m",
+        says="1 MiB uploads, 4 connections",
+        load=_large("upload", seconds=1.5),
+        path=EMBEDDINGS,
+    ),
+    Scenario(
+        name="down8m",
+        says="8 MiB downloads, 4 connections",
+        load=_large("download", seconds=1.5),
     ),
     Scenario(
         name="gone_flowing",

@@ -40,7 +40,7 @@ def text(results: Results) -> str:
 
 
 def _cell(results: Results, scenario: str, target: str, figure: str) -> str:
-    value = results.median(scenario, target, figure)
+    value = results.value(scenario, target, figure)
     ratio = results.ratio(scenario, target, BASE, figure)
     shown = "-" if value is None else f"{value:,.1f}"
     return f"{shown:>15}" + (f" {f'({ratio:.2f}x)':>8}" if ratio is not None else " " * 9)

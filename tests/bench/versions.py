@@ -42,18 +42,6 @@ def of_machine() -> dict[str, str]:
     }
 
 
-def stolen_share(since: tuple[int, int]) -> float:
-    """Return the share of all CPU time since `since` that other machines of the host took."""
-    stolen, total = cpu_ticks()
-    return (stolen - since[0]) / max(1, total - since[1])
-
-
-def cpu_ticks() -> tuple[int, int]:
-    """Return the stolen CPU time and all CPU time since boot: proc(5), /proc/stat."""
-    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
-    return ticks[7], sum(ticks)
-
-
 def _commit() -> str:
     commit = _said(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"])
     changed = _said(["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"])

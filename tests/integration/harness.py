@@ -186,9 +186,10 @@ class LocalFleet:
 
 
 @contextmanager
-def local_fleet(folder: Path, **env: str) -> Iterator[LocalFleet]:
+def local_fleet(folder: Path, *, redis_password: str = "", **env: str) -> Iterator[LocalFleet]:
     """Run a Redis; give a fleet on it, with nothing started yet; end all of it."""
-    with running_redis(folder / "redis") as url:
+    port = free_ports(1, first=6400) if redis_password else 0
+    with running_redis(folder / "redis", password=redis_password, port=port) as url:
         fleet = LocalFleet(folder, url, env)
         try:
             yield fleet

@@ -247,10 +247,19 @@ def test_an_engine_that_dies_in_its_stream_leaves_no_final_chunk(case: Case) -> 
     assert data.endswith(b"3\r\ntwo\r\n")
 
 
-def test_an_engine_that_closes_idle_connections_at_once_gives_no_wrong_answer(case: Case) -> None:
+@pytest.mark.parametrize(
+    ("idle_s", "pauses_s", "right"),
+    [
+        (0.001, (0.0, 0.003, 0.006), 200),  # often a request and the closing meet on their way
+        (0.02, (0.0, 0.002, 0.06), 240),  # and here never
+    ],
+)
+def test_an_engine_that_closes_idle_connections_gives_no_wrong_answer(
+    case: Case, idle_s: float, pauses_s: tuple[float, ...], right: int
+) -> None:
     def script(talk: Talk) -> None:
         echo(talk)
-        if not talk.speaks_within(0.001):
+        if not talk.speaks_within(idle_s):
             talk.close()
 
     case.engine.script = script
@@ -259,7 +268,7 @@ def test_an_engine_that_closes_idle_connections_at_once_gives_no_wrong_answer(ca
         caller = case.caller()
         answers = []
         for number in range(30):
-            Event().wait(0.001 * (number % 3))
+            Event().wait(pauses_s[number % 3])
             caller.send(case.head("POST", f"?{name}-{number}", "Content-Length: 2") + b"{}")
             answers.append(caller.answer("POST"))
             if answers[-1].header("connection") == "close":
@@ -276,7 +285,7 @@ def test_an_engine_that_closes_idle_connections_at_once_gives_no_wrong_answer(ca
                 assert (answer.status, answer.error["code"]) == (502, "engine_unreachable")
             else:
                 assert f'"/v1/completions?{name}-{number}"'.encode() in answer.body
-    assert sum(answer.status == 200 for of_one in answers for answer in of_one) > 230
+    assert sum(answer.status == 200 for of_one in answers for answer in of_one) >= right
     targets = [got.target for got in case.engine.received]
     assert len(targets) == len(set(targets))
 

@@ -95,7 +95,9 @@ def test_host_is_always_the_engines(case: Case, host: str) -> None:
     assert case.last().header("host") == f"127.0.0.1:{case.engine.port}"
 
 
-@pytest.mark.parametrize("hosts", [["localhost", "localhost"], ["localhost", "evil"], ["a/v1?x"]])
+@pytest.mark.parametrize(
+    "hosts", [[], ["localhost", "localhost"], ["localhost", "evil"], ["a/v1?x"]]
+)
 def test_an_odd_host_goes_nowhere(case: Case, hosts: list[str]) -> None:
     caller = case.caller()
     lines = "".join(f"Host: {host}\r\n" for host in hosts)

@@ -178,6 +178,7 @@ def test_what_was_created_is_read_back_whole(bench: Bench) -> None:
         instance_id="i1",
         model_name="千问/m",
         params={"a": [1, 2.5, None], "b": {"c": True}, "d": "x"},
+        env={"OMP_NUM_THREADS": "2"},
         timeout=7,
         gpus=("GPU-0", "GPU-1"),
     )

@@ -8,7 +8,21 @@ from honcho.environ import parse_procfile
 
 from shared.settings import ROOT
 
-DOMAIN = ["expiry", "instance", "key", "node", "params", "placement", "reconcile"]
+DOMAIN = [
+    "engine_env",
+    "expiry",
+    "instance",
+    "key",
+    "models",
+    "node",
+    "params",
+    "placement",
+    "policy",
+    "reconcile",
+    "spelling",
+    "unsafe",
+    "vllm_flags",
+]
 
 
 def imported_by(module: str) -> set[str]:

@@ -227,6 +227,22 @@ def test_remembering_before_anything_was_read_changes_nothing(
     assert run.read("shipped") is None
 
 
+def test_a_secret_is_blotted_out_before_a_line_is_cut(run: RunDirectory) -> None:
+    tail = LogTail(run, lambda line: line.replace("secret", "*"))
+    write(run, "x" * 8_190 + "secret\n")
+    assert read_all(tail) == ["x" * 8_190 + "*"]
+    tail.close()
+
+
+def test_no_half_of_a_secret_comes_out_of_a_line_too_long_to_wait_for(run: RunDirectory) -> None:
+    tail = LogTail(run, lambda line: line.replace("secret", "*"))
+    write(run, "x" * 9_215 + "sec")
+    first = tail.read()
+    write(run, "ret and more\nnext\n")
+    assert (first, read_all(tail)) == (["x" * 8_192], ["next"])
+    tail.close()
+
+
 def test_a_flood_is_skipped_and_said(run: RunDirectory, reader: Reader) -> None:
     tail = reader()
     write(run, "x" * 99 + "\n")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.params import OWNED, checked, gpu_count, merge, normal_name, render, served_names
+from shared.domain.params import OWNED, checked, gpu_count, merge, render, served_names
+from shared.domain.spelling import normal_name
 from shared.errors import InvalidRequest
 
 MOST_CHARS = 16_384
@@ -17,43 +19,32 @@ MOST_CHARS = 16_384
 # names
 
 
+def test_names_are_kept_in_full_and_in_order() -> None:
+    found = checked({"max-num-seqs": 1, "--seed": 2, "-tp": 2, "dtype": None}, field="params")
+    assert list(found.items()) == [
+        ("max_num_seqs", 1),
+        ("seed", 2),
+        ("tensor_parallel_size", 2),
+        ("dtype", None),
+    ]
+
+
 @pytest.mark.parametrize(
-    ("written", "name"),
+    ("one", "other"),
     [
-        ("max-model-len", "max_model_len"),
-        ("--max-model-len", "max_model_len"),
-        ("max_model_len", "max_model_len"),
-        ("hf-overrides.rope-scaling", "hf_overrides.rope-scaling"),
-        ("kv-transfer-config.a_b.c-d+", "kv_transfer_config.a_b.c-d+"),
+        ("max_model_len", "max-model-len"),
+        ("tensor_parallel_size", "-tp"),
+        ("gpu_memory_utilization", "device-memory-utilization"),
+        ("quantization", "quantizatio"),
+        ("enforce_eager", "no_enforce_eager"),
+        ("hf_overrides.a", "hf-overrides.a"),
     ],
 )
-def test_a_name_has_one_spelling_and_a_key_after_a_dot_stays_as_it_is(
-    written: str, name: str
-) -> None:
-    assert normal_name(written) == name
-
-
-def test_dashes_and_underscores_are_the_same_parameter() -> None:
-    with pytest.raises(InvalidRequest, match=r"^params\.max-model-len: given twice"):
-        checked({"max_model_len": 1, "max-model-len": 2}, field="params")
-
-
-@pytest.mark.parametrize(
-    "written",
-    [
-        "", "-", "--", "-tp", "---seed", "1st", "a b", "a=b", "a\n", "a\x00", "é", "a.", ".a",
-        "a..b", "a++", "a;b", "a/b", "--a --b", "a+.b",
-    ],
-)  # fmt: skip
-def test_what_is_no_name_of_a_flag_is_refused(written: str) -> None:
-    with pytest.raises(InvalidRequest, match="not the name of a vLLM parameter") as raised:
-        checked({written: 1}, field="params")
-    assert raised.value.field == f"params.{written}"
-
-
-def test_names_are_kept_in_normal_form_and_order() -> None:
-    found = checked({"max-num-seqs": 1, "--seed": 2, "dtype": None}, field="params")
-    assert list(found.items()) == [("max_num_seqs", 1), ("seed", 2), ("dtype", None)]
+def test_two_spellings_of_one_parameter_are_one_given_twice(one: str, other: str) -> None:
+    if other == "quantizatio":  # the beginning of two
+        other = "--quantization"
+    with pytest.raises(InvalidRequest, match=rf"^params\.{other}: given twice"):
+        checked({one: True, other: False}, field="params")
 
 
 # what the fleet owns
@@ -65,7 +56,7 @@ def test_names_are_kept_in_normal_form_and_order() -> None:
 )
 def test_an_owned_parameter_is_refused_in_every_form(name: str, form: str) -> None:
     written = form.format(name)
-    with pytest.raises(InvalidRequest, match=r": the fleet owns this parameter: ") as raised:
+    with pytest.raises(InvalidRequest, match=rf": the fleet owns {name}: ") as raised:
         checked({written: 1}, field="params")
     assert raised.value.field == f"params.{written}"
 
@@ -79,12 +70,19 @@ def test_an_owned_parameter_is_refused_with_dashes_too(name: str) -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        "hos", "h", "por", "api-ke", "api_k", "mod", "model_ta", "conf", "headles", "root",
-        "ssl-key", "no_hos", "no-por", "hos.key", "por+", "--ud", "node_ran", "disable_log_stat",
+        "hos", "por", "api-ke", "api_k", "model_ta", "headles", "root", "ssl-key", "no_hos",
+        "no-por", "hos.key", "por+", "--ud", "node_ran", "disable_log_stat", "-n", "-dpa", "-h",
+        "omn", "grpc-", "-r.key", "no_data-parallel-ext",
     ],
 )  # fmt: skip
-def test_what_argparse_takes_for_an_owned_parameter_is_refused(written: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"abbreviates \w+, which the fleet owns"):
+def test_what_vllm_takes_for_an_owned_parameter_is_refused(written: str) -> None:
+    with pytest.raises(InvalidRequest, match="the fleet owns"):
+        checked({written: 1}, field="params")
+
+
+@pytest.mark.parametrize("written", ["h", "mod", "conf", "no", "n", "no_enable", "data-parallel"])
+def test_the_beginning_of_several_names_is_refused(written: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"could mean several parameters: .*in full$"):
         checked({written: 1}, field="params")
 
 
@@ -111,7 +109,7 @@ def test_a_nul_is_refused_wherever_it_is(value: object) -> None:
         checked({"x": value}, field="params")
 
 
-@pytest.mark.parametrize("item", ["-x", "--port=1", "-"])
+@pytest.mark.parametrize("item", ["-x", "--port=1", "-", -1, -1.5])
 def test_a_list_cannot_smuggle_a_flag(item: str) -> None:
     with pytest.raises(InvalidRequest, match="cannot start with '-'"):
         checked({"lora_modules": ["a", item]}, field="params")
@@ -146,6 +144,32 @@ def test_what_no_command_line_can_hold_is_refused(value: object) -> None:
 def test_a_number_that_json_does_not_have_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match=r"^params\.x: "):
         checked({"x": value}, field="params")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("no_enforce_eager", True, {"enforce_eager": False}),
+        ("no-enforce-eager", False, {"enforce_eager": True}),
+        ("no_enforce_eager", None, {"no_enforce_eager": None}),
+        ("no_such_flag", True, {"no_such_flag": True}),
+        ("hf_overrides", ' {"a": [1]} ', {"hf_overrides": {"a": [1]}}),
+        ("hf_overrides", ['{"a": 1}'], {"hf_overrides": {"a": 1}}),
+        ("hf_overrides", '{"a": 1, "a": 2}', {"hf_overrides": {"a": 2}}),
+        ("hf_overrides", "plain", {"hf_overrides": "plain"}),
+        ("chat_template", "{{ a }}", {"chat_template": "{{ a }}"}),
+    ],
+)
+def test_a_thing_is_said_in_one_way_only(name: str, value: object, kept: dict[str, Any]) -> None:
+    assert checked({name: value}, field="params") == kept
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "{'a': 1}", '[{"a": 1}]', '{"a": 1e999}', '{"a": "\\ud800"}']
+)
+def test_an_object_in_a_text_that_is_not_json_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^params\.hf_overrides: "):
+        checked({"hf_overrides": text}, field="params")
 
 
 # merging
@@ -199,6 +223,7 @@ def test_merging_a_layer_twice_is_merging_it_once(layer: dict[str, object]) -> N
         ({"tensor_parallel_size": 4}, 4),
         ({"tensor_parallel_size": "2", "pipeline_parallel_size": 3}, 6),
         ({"tensor_parallel_size": 2, "data_parallel_size": 2, "pipeline_parallel_size": 2}, 8),
+        ({"tensor_parallel_size": 2, "prefill_context_parallel_size": 2}, 4),
     ],
 )
 def test_an_engine_uses_the_product_of_its_parallel_sizes(
@@ -301,7 +326,7 @@ def test_what_is_accepted_begins_with_a_flag_of_its_own_in_every_word_that_could
     except InvalidRequest:
         return
     flags = [word.partition("=")[0] for word in render(accepted) if word.startswith("-")]
-    known = {f"--{name.replace('_', '-')}" for name in params}
+    known = {f"--{name.replace('_', '-')}" for name in accepted}
     assert set(flags) <= known | {flag.replace("--", "--no-", 1) for flag in known}
 
 
@@ -312,3 +337,17 @@ def test_a_value_nested_too_deep_is_refused(depth: int) -> None:
         value = {"a": value}
     with pytest.raises(InvalidRequest, match="nested deeper than 64 levels"):
         checked({"hf_overrides": value}, field="params")
+
+
+@pytest.mark.parametrize("name", ["hf_overrides", "hf_overrides.a", "brand_new", "tokenizer"])
+@pytest.mark.parametrize("depth", [65, 900])
+def test_a_text_that_is_json_nested_too_deep_is_refused(name: str, depth: int) -> None:
+    text = '{"a":' * depth + "1" + "}" * depth
+    for value in (text, [text], f" {text}", json.dumps(text), json.dumps([text])):
+        with pytest.raises(InvalidRequest, match="nested deeper than 64 levels"):
+            checked({name: value}, field="params")
+
+
+@pytest.mark.parametrize("text", ["[" * 16_000, '{"a":' * 3_000])
+def test_a_text_that_no_parser_takes_for_json_is_a_text(text: str) -> None:
+    assert checked({"brand_new": text}, field="params") == {"brand_new": text}

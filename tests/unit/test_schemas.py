@@ -19,18 +19,21 @@ def a_body(**fields: Any) -> bytes:
 
 def test_a_model_name_is_enough() -> None:
     assert create_request(b'{"model_name": "org/m"}') == CreateRequest(
-        model_name="org/m", params={}, timeout=None
+        model_name="org/m", params={}, env={}, timeout=None
     )
 
 
 def test_all_fields_are_read() -> None:
-    body = a_body(params={"max-model-len": 4096, "seed": None}, timeout=0)
+    env = {"OMP_NUM_THREADS": "2"}
+    body = a_body(params={"max-model-len": 4096, "seed": None}, env=env, timeout=0)
     assert create_request(body) == CreateRequest(
-        model_name="org/m", params={"max_model_len": 4096, "seed": None}, timeout=0
+        model_name="org/m", params={"max_model_len": 4096, "seed": None}, env=env, timeout=0
     )
 
 
-@pytest.mark.parametrize("fields", [{"params": None}, {"timeout": None}, {"params": {}}])
+@pytest.mark.parametrize(
+    "fields", [{"params": None}, {"timeout": None}, {"params": {}}, {"env": None}]
+)
 def test_null_is_the_same_as_absent(fields: dict[str, Any]) -> None:
     assert create_request(a_body(**fields)) == create_request(a_body())
 
@@ -62,6 +65,18 @@ def test_null_is_the_same_as_absent(fields: dict[str, Any]) -> None:
         (a_body(params={"port": 1}), "params.port"),
         (a_body(params={"a b": 1}), "params.a b"),
         (a_body(params={"x": ["--y"]}), "params.x"),
+        (a_body(model_name="~/m"), "model_name"),
+        (a_body(model_name="./m"), "model_name"),
+        (a_body(env=[]), "env"),
+        (a_body(env="A=1"), "env"),
+        (a_body(env={"A": 1}), "env.A"),
+        (a_body(env={"A": None}), "env.A"),
+        (a_body(env={"A": "a\nb"}), "env.A"),
+        (a_body(env={"A": "\x00"}), "env.A"),
+        (a_body(env={"A": "x" * 4097}), "env.A"),
+        (a_body(env={"A=B": "1"}), "env.A=B"),
+        (a_body(env={"": "1"}), "env."),
+        (a_body(env={f"A{n}": "1" for n in range(65)}), "env"),
         (a_body(timeout="600"), "timeout"),
         (a_body(timeout=1.5), "timeout"),
         (a_body(timeout=True), "timeout"),
@@ -122,7 +137,8 @@ _JSON = st.recursive(
 @given(
     _JSON
     | st.fixed_dictionaries(
-        {}, optional={"model_name": _JSON, "params": _JSON, "timeout": _JSON, "x": _JSON}
+        {},
+        optional={"model_name": _JSON, "params": _JSON, "env": _JSON, "timeout": _JSON, "x": _JSON},
     )
 )
 def test_any_json_is_read_or_refused(value: Any) -> None:

@@ -78,9 +78,10 @@ static inline int embedding_answer(char *to, size_t room, u64 length, u64 sum)
 static inline int event(char *to, size_t room, u64 seed, const char *content, const char *reason)
 {
     return snprintf(to, room,
-                    "data: {\"id\":\"chatcmpl-%016" PRIx64 "\",\"object\":\"chat.completion.chunk\","
-                    "\"created\":1748736000,\"model\":\"m\",\"choices\":[{\"index\":0,"
-                    "\"delta\":{\"content\":\"%s\"},\"logprobs\":null,\"finish_reason\":%s}]}\n\n",
+                    "data: {\"id\":\"chatcmpl-%016" PRIx64 "\","
+                    "\"object\":\"chat.completion.chunk\",\"created\":1748736000,"
+                    "\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%s\"},"
+                    "\"logprobs\":null,\"finish_reason\":%s}]}\n\n",
                     seed, content, reason);
 }
 
