@@ -185,7 +185,9 @@ def test_what_was_created_is_read_back_whole(bench: Bench) -> None:
     bench.store.create(instance, 3)
     record = bench.got("i1")
     assert record == an_instance(
-        **{name: getattr(instance, name) for name in ("instance_id", "model_name", "params")},
+        **{
+            name: getattr(instance, name) for name in ("instance_id", "model_name", "params", "env")
+        },
         timeout=7,
         gpus=("GPU-0", "GPU-1"),
         created_at=record.created_at,
