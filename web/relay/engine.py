@@ -88,7 +88,9 @@ class EngineConnection(asyncio.Protocol):
         """Forget the caller: back into the pool if another request may follow, else close."""
         self.caller = None
         self.resume()
-        if self._state == _IN_HEAD and self.answer is not None and self.answer.reusable:
+        takes_more = self._state == _IN_HEAD and self.answer is not None and self.answer.reusable
+        # One that answered before it took the whole request may never take the rest of it.
+        if takes_more and not self.transport.get_write_buffer_size():
             self._pool.put(self)
         else:
             self.transport.abort()
@@ -135,7 +137,7 @@ class EngineConnection(asyncio.Protocol):
         if caller is None:
             if error is not None:
                 self._pool.closed_early(self)
-        elif self.answer is not None and self.answer.body is Body.UNTIL_CLOSE and error is None:
+        elif self.ends_by_closing and error is None:
             caller.answered(self, last=True)
         elif self._state == _TUNNEL:
             caller.transport.close()
@@ -153,6 +155,12 @@ class EngineConnection(asyncio.Protocol):
         """Go on reading the caller's body."""
         if self.caller is not None:
             self.caller.transport.resume_reading()
+
+    @property
+    def ends_by_closing(self) -> bool:
+        """Whether nothing but the end of the connection ends the answer under way."""
+        body = None if self.answer is None else self.answer.body
+        return body is Body.UNTIL_CLOSE and self._state != _TUNNEL
 
     @property
     def _name(self) -> str:
