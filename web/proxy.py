@@ -23,6 +23,7 @@ from shared.errors import (
     EngineUnreachable,
     FleetError,
     HeadersTooLarge,
+    InstanceNotReady,
     InvalidRequest,
     NotSupported,
 )
@@ -93,6 +94,9 @@ class Proxy:
         # Before `route`, whose refusals tell that there is such an instance and how it is.
         authorize(g.principal, instance_id, self._table.last_known(instance_id), access, path)
         instance = self._table.route(instance_id)
+        if _is_websocket() and self._table.serving(instance_id) is None:
+            # The relay takes only what the table knows, which hears of a new one in a moment.
+            raise InstanceNotReady(f"instance {instance_id} has just come up", retry_after_s=1)
         upload = self._accept()
         self._activity.begin(instance_id)
         try:
@@ -218,11 +222,15 @@ def _check_head(limits: Limits) -> None:
     size = sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
     if size > limits.header_bytes:
         raise HeadersTooLarge(f"headers: {size} bytes, more than PROXY_MAX_HEADER_BYTES allows")
-    if request.headers.get("Upgrade", "").lower() == "websocket":
+    if _is_websocket():
         raise NotSupported("header Upgrade: this way does not pass WebSockets on; see README.md")
     coding = request.headers.get("Transfer-Encoding", "chunked")
     if coding.strip().lower() != "chunked":
         raise NotSupported(f"header Transfer-Encoding: {coding!r}; only chunked is taken")
+
+
+def _is_websocket() -> bool:
+    return request.headers.get("Upgrade", "").lower() == "websocket"
 
 
 def _upload(limit: int, patience_s: float) -> Upload:
