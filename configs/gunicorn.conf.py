@@ -20,8 +20,6 @@ accesslog = "-" if _settings.app_debug else None
 control_socket_disable = True  # one socket in $HOME, shared by all gunicorns of a user
 keepalive = 75  # seconds; the default of 2 makes a client of several calls connect each time
 graceful_timeout = _settings.web_graceful_timeout_s
-limit_request_line = 8190  # gunicorn's most; the relay goes by the same limits
-limit_request_field_size = 8190
 limit_request_fields = _settings.proxy_max_headers
 forwarded_allow_ips = ""  # no header says who the caller is
 

@@ -18,19 +18,8 @@ from shared.domain.key import Scope, covers
 from shared.domain.params import served_names
 from shared.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
 from web.engine_paths import Access
+from web.headers import FORWARDING
 
-_FORWARDING = (
-    "Forwarded",
-    "X-Forwarded-For",
-    "X-Forwarded-Host",
-    "X-Forwarded-Port",
-    "X-Forwarded-Proto",
-    "X-Forwarded-Server",
-    "X-Real-IP",
-    "X-Client-IP",
-    "CF-Connecting-IP",
-    "Via",
-)
 # Nothing else may stand in a Host header: a URL parser would see less than the next program does.
 _HOST = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?"
@@ -154,8 +143,8 @@ def check_local(
 
     if not is_loopback(peer or ""):
         raise refusal(f"request from {peer}")
-    for name in _FORWARDING:
-        if name in headers:
+    for name, _ in headers:
+        if name.lower() in FORWARDING:
             raise refusal(f"request with the header {name}, from elsewhere")
     # A page of any site can make a browser on this machine ask; its Host or Origin tells.
     host = headers.get("Host", "")

@@ -15,7 +15,6 @@ import h11
 from flask import Flask, Response, g, request
 from gunicorn.http.body import Body
 from werkzeug.datastructures import Headers
-from werkzeug.http import is_hop_by_hop_header
 from werkzeug.routing import BaseConverter, Rule
 
 from shared.address import authority
@@ -24,6 +23,7 @@ from shared.errors import (
     EngineUnreachable,
     FleetError,
     HeadersTooLarge,
+    InstanceNotReady,
     InvalidRequest,
     NotSupported,
 )
@@ -36,6 +36,7 @@ from web.engine_paths import EnginePaths
 from web.errors import CALLER_GONE, CALLER_GONE_STATUS, error_body
 from web.exchange import AnswerBroken, Exchange, Patience
 from web.exchange import Headers as RawHeaders
+from web.headers import HOP_BY_HOP, NOT_TO_ENGINE, OURS, goes_to_caller
 from web.routing import RoutingTable
 from web.target import engine_target
 from web.upload import CallerGone, GunicornUpload, NoUpload, PlainUpload, Upload, too_large
@@ -45,28 +46,6 @@ _UNAUTHORIZED = 401
 # Where vLLM's own key is asked for: plain prefixes; and never for OPTIONS (0.33.0,
 # entrypoints/serve/middleware/authenticate.py).
 _GUARDED = ("/v1", "/v2", "/inference", "/cohere")
-
-_NOT_FORWARDED = frozenset(
-    {
-        "host", "content-length", "expect",  # ours to say
-        "authorization", "cookie", "x-api-key",  # the caller's secrets; the engine has its own key
-        "x-request-id",  # checked first: ours, or the caller's if it is fit to be passed on
-        "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip",
-    }
-)  # fmt: skip
-_NOT_RETURNED = frozenset(
-    {
-        "date", "server",  # the web server says its own; two would be wrong
-        "set-cookie", "set-cookie2",  # ours to set, on our own name
-    }
-)  # fmt: skip
-_NOT_RETURNED_PREFIX = "access-control-"  # whose pages may read answers is not an engine's to say
-_OURS = {
-    "X-Accel-Buffering": "no",  # a proxy in front of us must not collect the stream
-    # An answer opened as a page must not run as one of ours.
-    "Content-Security-Policy": "sandbox; default-src 'none'",
-    "X-Content-Type-Options": "nosniff",
-}
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +94,9 @@ class Proxy:
         # Before `route`, whose refusals tell that there is such an instance and how it is.
         authorize(g.principal, instance_id, self._table.last_known(instance_id), access, path)
         instance = self._table.route(instance_id)
+        if _is_websocket() and self._table.serving(instance_id) is None:
+            # The relay takes only what the table knows, which hears of a new one in a moment.
+            raise InstanceNotReady(f"instance {instance_id} has just come up", retry_after_s=1)
         upload = self._accept()
         self._activity.begin(instance_id)
         try:
@@ -240,11 +222,15 @@ def _check_head(limits: Limits) -> None:
     size = sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
     if size > limits.header_bytes:
         raise HeadersTooLarge(f"headers: {size} bytes, more than PROXY_MAX_HEADER_BYTES allows")
-    if request.headers.get("Upgrade", "").lower() == "websocket":
-        raise NotSupported("header Upgrade: this server does not pass WebSockets on")
+    if _is_websocket():
+        raise NotSupported("header Upgrade: this way does not pass WebSockets on; see README.md")
     coding = request.headers.get("Transfer-Encoding", "chunked")
     if coding.strip().lower() != "chunked":
         raise NotSupported(f"header Transfer-Encoding: {coding!r}; only chunked is taken")
+
+
+def _is_websocket() -> bool:
+    return request.headers.get("Upgrade", "").lower() == "websocket"
 
 
 def _upload(limit: int, patience_s: float) -> Upload:
@@ -290,7 +276,7 @@ def _request_headers(instance: Instance) -> RawHeaders:
     headers = [
         *_own_headers(instance),
         (request_id.HEADER, g.request_id),
-        *_end_to_end(request.headers.items(), _NOT_FORWARDED),
+        *_forwarded(list(request.headers.items())),
     ]
     if request.content_length is not None:
         headers.append(("Content-Length", str(request.content_length)))
@@ -308,13 +294,14 @@ class _EngineResponse(Response):
 
 
 def _response(answer: h11.Response, body: _AnswerBody) -> Response:
-    given = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers)
+    given = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
+    named = _named_by_connection(given)
     headers = Headers(
         (name, value)
-        for name, value in _end_to_end(given, _NOT_RETURNED)
-        if not name.lower().startswith(_NOT_RETURNED_PREFIX)
+        for name, value in given
+        if goes_to_caller(name.lower()) and name.lower() not in named
     )
-    headers.update(_OURS)
+    headers.update(OURS)
     has_type = "Content-Type" in headers
     response = _EngineResponse(body, answer.status_code, headers, direct_passthrough=True)
     if not has_type:
@@ -322,22 +309,16 @@ def _response(answer: h11.Response, body: _AnswerBody) -> Response:
     return response
 
 
-def _end_to_end(
-    headers: Iterable[tuple[str, str]], dropped: frozenset[str]
-) -> list[tuple[str, str]]:
-    """Return the headers that are not for one connection only (RFC 9110, section 7.6.1)."""
-    listed = list(headers)
-    connection = {
+def _forwarded(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    dropped = HOP_BY_HOP | NOT_TO_ENGINE | _named_by_connection(headers)
+    return [(name, value) for name, value in headers if name.lower() not in dropped]
+
+
+def _named_by_connection(headers: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """Return the headers that are for one connection only because Connection says so."""
+    return frozenset(
         option.strip().lower()
-        for name, value in listed
+        for name, value in headers
         if name.lower() == "connection"
         for option in value.split(",")
-    }
-    return [
-        (name, value)
-        for name, value in listed
-        if not is_hop_by_hop_header(name)
-        and name.lower() != "proxy-connection"  # never a standard, and still sent
-        and name.lower() not in dropped
-        and name.lower() not in connection
-    ]
+    )

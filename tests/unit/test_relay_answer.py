@@ -36,7 +36,7 @@ def by_h11(head: bytes) -> h11.Connection:
 
 def seen_by_caller(answer: AnswerHead, *, last: bool = False) -> list[tuple[bytes, bytes]]:
     """Return the headers that a caller reads, in lower case."""
-    event = by_h11(answer.for_caller(answer.length, b"id-1", last=last)).next_event()
+    event = by_h11(answer.for_caller(answer.length, b"id-1", b"today", last=last)).next_event()
     assert isinstance(event, h11.Response)
     assert event.status_code == answer.status
     return list(event.headers)
@@ -174,11 +174,11 @@ def test_a_malformed_header_is_refused(line: bytes) -> None:
 
 def test_an_answer_is_passed_on_with_our_headers() -> None:
     answer = read(b"Content-Type: application/json", b"content-length: 5", b"X-Model: caf\xe9")
-    assert answer.for_caller(5, b"id-1", last=False) == (
+    assert answer.for_caller(5, b"id-1", b"today", last=False) == (
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Model: caf\xe9"
         b"\r\nX-Accel-Buffering: no\r\nContent-Security-Policy: sandbox; default-src 'none'"
         b"\r\nX-Content-Type-Options: nosniff"
-        b"\r\nContent-Length: 5\r\nX-Request-Id: id-1\r\n\r\n"
+        b"\r\nContent-Length: 5\r\nX-Request-Id: id-1\r\nDate: today\r\n\r\n"
     )
 
 
@@ -193,13 +193,13 @@ def test_the_caller_is_told_where_it_ends(
     headers: list[bytes], framing: tuple[bytes, bytes]
 ) -> None:
     seen = seen_by_caller(read(*headers))
-    assert sorted(seen) == sorted([*OURS, framing, (b"x-request-id", b"id-1")])
+    assert sorted(seen) == sorted([*OURS, framing, (b"x-request-id", b"id-1"), (b"date", b"today")])
 
 
 def test_a_repeated_answer_has_its_own_length_and_id() -> None:
     answer = read(b"content-length: 5")
     assert b"\r\nContent-Length: 71\r\nX-Request-Id: id-2\r\n" in answer.for_caller(
-        71, b"id-2", last=False
+        71, b"id-2", b"today", last=False
     )
 
 
@@ -228,7 +228,7 @@ def test_an_answer_without_a_body_has_no_length(start: bytes, headers: list[byte
 )
 def test_a_status_is_passed_on_in_our_version(start: bytes, passed_on: bytes) -> None:
     answer = read(b"content-length: 5", start=start)
-    assert answer.for_caller(5, b"id-1", last=False).startswith(passed_on + b"\r\n")
+    assert answer.for_caller(5, b"id-1", b"today", last=False).startswith(passed_on + b"\r\n")
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_such_a_header_of_an_engine_goes_no_further(line: bytes) -> None:
     ],
 )
 def test_any_other_header_is_passed_on_as_it_stands(line: bytes) -> None:
-    assert b"\r\n" + line + b"\r\n" in read(line).for_caller(0, b"id-1", last=False)
+    assert b"\r\n" + line + b"\r\n" in read(line).for_caller(0, b"id-1", b"today", last=False)
 
 
 def test_headers_for_one_connection_only_go_no_further() -> None:
@@ -305,7 +305,7 @@ def test_a_switch_of_protocols_is_one_to_websocket() -> None:
         b"set-cookie: session=1",
         start=b"HTTP/1.1 101 Switching Protocols",
     )
-    tunnel = answer.for_tunnel(b"id-1")
+    tunnel = answer.for_tunnel(b"id-1", b"today")
     assert tunnel.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
     lines = tunnel.split(b"\r\n")
     assert lines[-2:] == [b"", b""]
@@ -406,15 +406,15 @@ def test_others_read_an_answer_alike(head: bytes) -> None:
     else:
         assert answer.reusable is (client.their_state is h11.DONE)
 
-    passed_on = answer.for_caller(answer.length, b"id-1", last=False)
+    passed_on = answer.for_caller(answer.length, b"id-1", b"today", last=False)
     seen = by_h11(passed_on).next_event()
     assert isinstance(seen, h11.Response)
     assert (seen.status_code, seen.reason) == (answer.status, event.reason)
     named = [name for name, _ in seen.headers]
-    for name, value in [*OURS, (b"x-request-id", b"id-1")]:
+    for name, value in [*OURS, (b"x-request-id", b"id-1"), (b"date", b"today")]:
         assert named.count(name) == 1
         assert (name, value) in list(seen.headers)
-    assert not {b"set-cookie", b"date", b"connection", b"upgrade"} & set(named)
+    assert not {b"set-cookie", b"connection", b"upgrade"} & set(named)
     assert body_by_h11(by_h11(passed_on), answer.status, dict(seen.headers)) is answer.body
 
 

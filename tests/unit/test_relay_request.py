@@ -535,3 +535,27 @@ def test_a_plain_target_is_a_path_and_nothing_else(head: bytes) -> None:
 @given(st.binary(max_size=60))
 def test_any_bytes_are_plain_or_not(head: bytes) -> None:
     assert plain_request(head) is None
+
+
+@pytest.mark.parametrize(
+    ("offered", "passed_on"),
+    [
+        (b"realtime, openai-insecure-api-key.vfm_secret, x.v1", b": realtime, x.v1"),
+        (b"OpenAI-Insecure-API-Key.vfm_secret", b""),
+        (b"realtime", b": realtime"),
+    ],
+)
+def test_a_key_among_the_subprotocols_stays_here(offered: bytes, passed_on: bytes) -> None:
+    request = plain_request(
+        b"GET /proxy/i1/v1/realtime HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+        b"Upgrade: websocket\r\nSec-WebSocket-Protocol: " + offered
+    )
+    assert request is not None
+    assert b"vfm_secret" not in request.headers
+    assert request.headers == (b"\r\nSec-WebSocket-Protocol" + passed_on if passed_on else b"")
+
+
+def test_more_headers_than_are_taken_are_not_plain() -> None:
+    head = b"GET /proxy/i1/v1/models HTTP/1.1\r\nHost: x\r\nA: 1\r\nB: 2"
+    assert plain_request(head, 3) is not None
+    assert plain_request(head, 2) is None

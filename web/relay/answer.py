@@ -6,21 +6,14 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+from web.headers import OURS, goes_to_caller
+
 _PLAIN = re.compile(
     rb"HTTP/1\.([01]) ([1-5][0-9][0-9])( [\t -~\x80-\xff]*)?"
     rb"((?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*)*)"
 )
 _LENGTH = re.compile(rb"[0-9]{1,15}")
-_DROPPED = re.compile(  # hop-by-hop, the engine's own words about itself, and what a page could use
-    rb"connection|keep-alive|proxy-.*|te|trailer|upgrade|transfer-encoding|content-length"
-    rb"|server|date|set-cookie2?|access-control-.*|x-accel-.*|content-security-policy.*"
-    rb"|x-content-type-options|x-request-id|clear-site-data|strict-transport-security|alt-svc"
-)
-_OURS = (
-    b"\r\nX-Accel-Buffering: no"  # a proxy in front of us must not collect the stream
-    b"\r\nContent-Security-Policy: sandbox; default-src 'none'"
-    b"\r\nX-Content-Type-Options: nosniff"
-)
+_OURS = b"".join(b"\r\n%b: %b" % (name.encode(), value.encode()) for name, value in OURS.items())
 BODILESS = frozenset({204, 304})
 """Statuses of answers without a body; a length there says something else (RFC 9110, 8.6)."""
 
@@ -49,27 +42,30 @@ class AnswerHead:
     reusable: bool  # the connection takes another request afterwards
     head: bytes  # status line and headers, without the one that tells the length
 
-    def for_caller(self, length: int, request_id: bytes, *, last: bool) -> bytes:
+    def for_caller(self, length: int, request_id: bytes, date: bytes, *, last: bool) -> bytes:
         """Return the head as the caller gets it, with the empty line that ends it.
 
         Args:
             length: of a counted body; may differ from this head's where the engine repeats itself.
             request_id: for X-Request-Id.
+            date: for Date.
             last: the caller's connection ends after this answer.
         """
         close = b"\r\nConnection: close" if last else b""
         if self.body is Body.COUNTED and self.status not in BODILESS:
-            return b"%b\r\nContent-Length: %d\r\nX-Request-Id: %b%b\r\n\r\n" % (
-                self.head, length, request_id, close,
+            return b"%b\r\nContent-Length: %d\r\nX-Request-Id: %b\r\nDate: %b%b\r\n\r\n" % (
+                self.head, length, request_id, date, close,
             )  # fmt: skip
-        return b"%b\r\nX-Request-Id: %b%b\r\n\r\n" % (self.head, request_id, close)
+        return b"%b\r\nX-Request-Id: %b\r\nDate: %b%b\r\n\r\n" % (
+            self.head, request_id, date, close,
+        )  # fmt: skip
 
-    def for_tunnel(self, request_id: bytes) -> bytes:
+    def for_tunnel(self, request_id: bytes, date: bytes) -> bytes:
         """Return the head of an answer that turns the connection into a WebSocket."""
-        return b"%b\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Request-Id: %b\r\n\r\n" % (
-            self.head,
-            request_id,
-        )
+        return (
+            b"%b\r\nConnection: Upgrade\r\nUpgrade: websocket"
+            b"\r\nX-Request-Id: %b\r\nDate: %b\r\n\r\n"
+        ) % (self.head, request_id, date)
 
 
 def answer_head(head: bytes) -> AnswerHead:
@@ -94,7 +90,7 @@ def answer_head(head: bytes) -> AnswerHead:
             if name in values:
                 raise BadAnswer(f"it has two headers {name.decode()}")
             values[name] = value.strip(b" \t").lower()
-        elif not _DROPPED.fullmatch(name):
+        elif goes_to_caller(name.decode()):
             kept.append(line)
     listed = {option.strip() for option in values.get(b"connection", b"").split(b",")}
     if listed - {b"", b"close", b"keep-alive", b"upgrade"}:

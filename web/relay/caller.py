@@ -160,7 +160,9 @@ class CallerConnection(asyncio.Protocol):
         if memo is not None and length is not None:
             request = memo[1]
         else:
-            found = plain_request(head) if end <= self._relay.limits.max_header_bytes else None
+            limits = self._relay.limits
+            is_short = end <= limits.max_header_bytes
+            found = plain_request(head, limits.max_headers) if is_short else None
             if found is None:
                 self._give_up(data, end)
                 return
@@ -266,7 +268,8 @@ class CallerConnection(asyncio.Protocol):
         self._status = answer.status
         # With part of the request unsent nobody knows where the next one begins.
         self._last = self._last or self._unsent > 0 or answer.body is Body.UNTIL_CLOSE
-        self.transport.write(answer.for_caller(length, self._request_id, last=self._last) + body)
+        head = answer.for_caller(length, self._request_id, relay.clock.date, last=self._last)
+        self.transport.write(head + body)
 
     def pass_on(self, data: bytes) -> None:
         """Send bytes of the answer on as they are."""
@@ -278,7 +281,7 @@ class CallerConnection(asyncio.Protocol):
         self._state = _TUNNEL
         self._status = answer.status
         self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
-        self.transport.write(answer.for_tunnel(self._request_id) + data)
+        self.transport.write(answer.for_tunnel(self._request_id, self._relay.clock.date) + data)
         if self._unread and self._engine is not None:
             ahead, self._unread = self._unread, b""
             self.transport.resume_reading()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from shared.address import authority
@@ -302,8 +303,13 @@ class Pool:
 
 
 class Clock:
-    """A monotonic clock read once a tick: free to ask in every request."""
+    """Time, read once a tick: free to ask in every request."""
 
     def __init__(self, tick_s: float, now: float) -> None:
         self.tick_s = tick_s
-        self.now = now  # seconds
+        self.set(now)
+
+    def set(self, now: float) -> None:
+        """Go on to the monotonic time `now`, in seconds."""
+        self.now = now
+        self.date = formatdate(usegmt=True).encode()  # of the wall clock, as HTTP writes it

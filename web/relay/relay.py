@@ -49,6 +49,7 @@ class Limits:
     keep_alive_s: float
     max_body: int
     max_header_bytes: int
+    max_headers: int
 
     @classmethod
     def of(cls, settings: Settings, *, keep_alive_s: float) -> Limits:
@@ -62,6 +63,7 @@ class Limits:
             keep_alive_s=keep_alive_s,
             max_body=settings.proxy_max_body,
             max_header_bytes=settings.proxy_max_header_bytes,
+            max_headers=settings.proxy_max_headers,
         )
 
 
@@ -105,7 +107,8 @@ class Relay:
 
     def tick(self) -> None:
         """Read the clock; end what has lasted too long."""
-        now = self.clock.now = self.loop.time()
+        now = self.loop.time()
+        self.clock.set(now)
         for caller in [caller for caller in self.callers if caller.deadline <= now]:
             caller.expire()
         self.pool.sweep()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from web.headers import FORWARDING, HOP_BY_HOP
+
 # Segments begin with a letter, digit, dash or underscore: no `//`, no `.`, no `..`, nothing to
 # decode. `/v1` and `/v2` are what vLLM guards with its key, so that a wrong engine says 401.
 _PLAIN = re.compile(
@@ -21,28 +23,22 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # gunicorn's limits, so that both ways refuse the same; bytes, without the CRLF
 _MAX_REQUEST_LINE = 4094
 _MAX_HEADER_LINE = 8188
-_MAX_HEADERS = 100
 
-_DROPPED = frozenset(  # the caller's secrets, and what says where it is: not for the engine
-    {
-        b"cookie", b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host",
-        b"x-forwarded-port", b"x-forwarded-proto", b"x-forwarded-server", b"x-real-ip",
-        b"x-client-ip", b"cf-connecting-ip",
-    }
-)  # fmt: skip
-_FROM_ELSEWHERE = _DROPPED - {b"cookie"} | {b"origin", b"sec-fetch-site"}
-_NOT_PLAIN = frozenset(  # framing, negotiation and hop-by-hop headers that need a full parser
-    {
-        b"expect", b"http2-settings", b"keep-alive", b"proxy-authenticate",
-        b"proxy-authorization", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
-    }
-)  # fmt: skip
+_FORWARDING = frozenset(name.encode() for name in FORWARDING)
+_DROPPED = _FORWARDING | {b"cookie"}
+_FROM_ELSEWHERE = _FORWARDING | {b"origin", b"sec-fetch-site"}
+# Framing, negotiation and hop-by-hop headers, which need a full parser.
+_NOT_PLAIN = frozenset(name.encode() for name in HOP_BY_HOP - {"connection", "upgrade"}) | {
+    b"expect",
+    b"http2-settings",
+}
 _ONCE = frozenset(
     {
         b"authorization", b"connection", b"content-length", b"content-type", b"host", b"upgrade",
         b"x-api-key", b"x-request-id",
     }
 )  # fmt: skip
+_KEY_IN_PROTOCOL = b"openai-insecure-api-key."
 _WEBSOCKET = frozenset({b"upgrade, keep-alive", b"keep-alive, upgrade", b"upgrade"})
 
 
@@ -64,11 +60,12 @@ class PlainRequest:
     from_elsewhere: bool  # it has a header that a page or a proxy in front would have put there
 
 
-def plain_request(head: bytes) -> PlainRequest | None:
+def plain_request(head: bytes, max_headers: int = 100) -> PlainRequest | None:
     """Return what `head` says, or None if it is not plain.
 
     Args:
         head: everything before the empty line, without the last CRLF.
+        max_headers: with more it is not for the relay to refuse.
     """
     found = _PLAIN.fullmatch(head)
     if found is None or found.start(5) > _MAX_REQUEST_LINE:
@@ -78,7 +75,7 @@ def plain_request(head: bytes) -> PlainRequest | None:
     kept: list[bytes] = []
     from_elsewhere = False
     headers = lines[2:].split(b"\r\n")
-    if len(headers) > _MAX_HEADERS or (
+    if len(headers) > max_headers or (
         len(lines) > _MAX_HEADER_LINE and max(map(len, headers)) > _MAX_HEADER_LINE
     ):
         return None
@@ -92,6 +89,8 @@ def plain_request(head: bytes) -> PlainRequest | None:
             seen[name] = line[colon + 1 :].strip(b" \t")
         elif name in _NOT_PLAIN:
             return None
+        elif name == b"sec-websocket-protocol":
+            kept += _without_keys(line)
         elif name not in _DROPPED:
             kept.append(line)
     return _request(found, kept, seen, from_elsewhere=from_elsewhere)
@@ -134,6 +133,14 @@ def _request(
         request_id=request_id if _REQUEST_ID.fullmatch(request_id) else None,
         from_elsewhere=from_elsewhere,
     )
+
+
+def _without_keys(line: bytes) -> list[bytes]:
+    """Return a header of subprotocols without the key that OpenAI's client puts there."""
+    name, _, value = line.partition(b":")
+    offered = [offer.strip(b" \t") for offer in value.split(b",")]
+    kept = [offer for offer in offered if not offer.lower().startswith(_KEY_IN_PROTOCOL)]
+    return [b"%b: %b" % (name, b", ".join(kept))] if kept else []
 
 
 def _bearer(authorization: bytes | None) -> bytes | None:
