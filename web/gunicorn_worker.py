@@ -27,6 +27,11 @@ class JsonErrorWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle_error(self, req: object, client: object, addr: object, exc: Exception) -> None:
         """Let gunicorn judge and log; send its verdict in our words."""
+        if getattr(getattr(req, "body", None), "failed", False):
+            # The request was answered without its body, which then turned out to be malformed:
+            # a second answer would be taken for the one to the next request.
+            self.log.warning("malformed body of a request that was answered: %s", exc)
+            return
         written = _Recorder(client)
         super().handle_error(req, written, addr, exc)
         found = _STATUS_LINE.match(written.data)

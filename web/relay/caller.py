@@ -44,8 +44,8 @@ class CallerConnection(asyncio.Protocol):
 
     __slots__ = (
         "_collecting", "_dialling", "_engine", "_grant", "_instance", "_is_full", "_is_local",
-        "_last", "_memo", "_peer", "_relay", "_request_id", "_started", "_state", "_status", "_unread",
-        "_unsent", "deadline", "transport", "wants_tunnel",
+        "_last", "_memo", "_peer", "_relay", "_request_id", "_started", "_state", "_status",
+        "_unread", "_unsent", "deadline", "transport", "wants_tunnel",
     )  # fmt: skip
 
     transport: asyncio.Transport
