@@ -30,7 +30,7 @@ IDLE_S = 4.0
 
 _NONE_KEPT_S = 60.0  # to an engine that closes earlier than that
 
-_MAX_HEAD = 256 * 1024  # bytes of an answer's status line and headers
+_MAX_HEAD = 256 * 1024  # bytes before an answer's body, with all interim answers
 _IN_HEAD, _IN_BODY, _TUNNEL = range(3)
 _MAX_INFORMATIONAL = 199
 _UNAUTHORIZED = 401
@@ -42,8 +42,8 @@ class EngineConnection(asyncio.Protocol):
     """Carries one exchange at a time; `caller` is whose it is, None while it waits in the pool."""
 
     __slots__ = (
-        "_chunks", "_head", "_left", "_memo", "_paused", "_pool", "_state", "address", "answer",
-        "caller", "idle_since", "transport",
+        "_chunks", "_head", "_interim", "_left", "_memo", "_paused", "_pool", "_state", "address",
+        "answer", "caller", "idle_since", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -56,6 +56,7 @@ class EngineConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self._memo: tuple[Repeated, AnswerHead] | None = None
         self._head = b""
+        self._interim = 0  # bytes of answers before the answer
         self._state = _IN_HEAD
         self._left = 0
         self._chunks = Chunks()
@@ -66,6 +67,7 @@ class EngineConnection(asyncio.Protocol):
         self.caller = caller
         self.answer = None
         self._head = b""
+        self._interim = 0
         self._state = _IN_HEAD
         self.transport.write(request)
 
@@ -172,16 +174,18 @@ class EngineConnection(asyncio.Protocol):
     def _receive_head(self, caller: CallerConnection, data: bytes) -> None:
         if self._head:
             data = self._head + data
-        while (end := data.find(b"\r\n\r\n")) >= 0:
-            answer, length = self._read(data[:end])
-            data = data[end + 4 :]
+        begin = 0
+        while (end := data.find(b"\r\n\r\n", begin)) >= 0:
+            answer, length = self._read(data[begin:end])
+            begin = end + 4
             if answer.status > _MAX_INFORMATIONAL or answer.status == SWITCHING_PROTOCOLS:
                 self._head = b""
-                self._begin_answer(caller, answer, length, data)
+                self._begin_answer(caller, answer, length, data[begin:])
                 return
-        if len(data) > _MAX_HEAD:
-            raise BadAnswer(f"a head of over {_MAX_HEAD} bytes")
-        self._head = data
+        self._interim += begin
+        self._head = data[begin:]
+        if self._interim + len(self._head) > _MAX_HEAD:
+            raise BadAnswer(f"a head, or interim answers, of over {_MAX_HEAD} bytes")
 
     def _begin_answer(
         self, caller: CallerConnection, answer: AnswerHead, length: int, body: bytes
