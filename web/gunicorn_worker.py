@@ -7,9 +7,11 @@ from concurrent.futures import Future
 from contextlib import suppress
 from http import HTTPStatus
 
+from gunicorn.util import http_date
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from web.errors import error_body
+from web.request_id import HEADER, request_id
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3})")
 
@@ -40,7 +42,8 @@ class JsonErrorWorker(ThreadWorker):  # type: ignore[misc]
         body = error_body(status, f"request: {message}", code=status.name.lower())
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            f"{HEADER}: {request_id(None).decode()}\r\nDate: {http_date()}\r\n\r\n"
         )
         with suppress(OSError):  # the caller may have gone
             client.sendall(head.encode() + body)  # type: ignore[attr-defined]

@@ -134,3 +134,15 @@ def test_a_request_refused_unread_has_one_answer(case: Case, end: bytes) -> None
     caller.send(case.head("POST", "/nowhere", "Transfer-Encoding: chunked") + end)
     assert caller.answer("POST").status == 404
     assert caller.is_closed()
+
+
+@pytest.mark.parametrize(
+    "request_line", ["GET /x HTTP/9.9", "get / HTTP/1.1", "GET /nowhere HTTP/1.1", "GET / HTTP/1.1"]
+)
+def test_refusals_have_an_id_and_a_date_too(case: Case, request_line: str) -> None:
+    caller = case.caller()
+    caller.send(f"{request_line}\r\nHost: localhost\r\n\r\n".encode())
+    answer = caller.answer()
+    assert answer.status >= 400
+    assert answer.header("x-request-id")
+    assert answer.header("date")

@@ -231,8 +231,12 @@ class CallerConnection(asyncio.Protocol):
         try:
             engine = await self._relay.dial(instance)
         except (OSError, TimeoutError) as error:
-            self._dialling = None
-            self.failed(self._relay.no_connection(instance, error))
+            if self._dialling is not None:
+                self._dialling = None
+                self.failed(self._relay.no_connection(instance, error))
+            return
+        if self._dialling is None:  # stopped in the very moment in which it succeeded
+            engine.abort()
             return
         self._dialling = None
         self._engine = engine
