@@ -11,7 +11,7 @@ HOP_BY_HOP = frozenset(
 )  # fmt: skip
 """For one connection only (RFC 9110, section 7.6.1), besides those that Connection names."""
 
-SECRET = frozenset({"authorization", "cookie", "x-api-key"})
+SECRET = frozenset({"authorization", "cookie", "cookie2", "x-api-key", "api-key"})
 """The caller's; the engine has a key of its own."""
 
 FORWARDING = frozenset(

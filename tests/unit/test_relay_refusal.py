@@ -39,6 +39,7 @@ def test_an_error_is_told_like_all_others(error: FleetError, status: int, code: 
     assert response.status_code == status
     assert headers[b"content-type"] == b"application/json"
     assert headers[b"x-request-id"] == b"id-1"
+    assert headers[b"date"].endswith(b" GMT")
     assert headers[b"connection"] == b"close"
     assert b"retry-after" not in headers
     told = json.loads(body)["error"]

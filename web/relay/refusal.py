@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gunicorn.util import http_date
+
 from shared.errors import FleetError, InstanceNotReady
 from web.errors import CALLER_GONE, CALLER_GONE_STATUS, code_of, error_body, status_of
 
@@ -24,6 +26,7 @@ def caller_gone(request_id: bytes) -> bytes:
 def _answer(status: str, body: bytes, request_id: bytes, more: str = "") -> bytes:
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        f"X-Request-Id: {request_id.decode()}\r\n{more}Connection: close\r\n\r\n"
+        f"X-Request-Id: {request_id.decode()}\r\nDate: {http_date()}\r\n{more}"
+        "Connection: close\r\n\r\n"
     )
     return head.encode() + body
