@@ -264,7 +264,7 @@ class CallerConnection(asyncio.Protocol):
 
     def pass_on(self, data: bytes) -> None:
         """Send bytes of the answer on as they are."""
-        self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+        self.deadline = self._relay.idle_until
         self.transport.write(data)
 
     def switched(self, answer: AnswerHead, data: bytes) -> None:

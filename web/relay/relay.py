@@ -103,12 +103,14 @@ class Relay:
         self.request_ids = RequestIds()
         self.callers: set[CallerConnection] = set()
         self.draining = False
+        self.idle_until = self.clock.now + limits.idle_timeout_s  # of what moves now
         self._adopting: set[asyncio.Task[object]] = set()
 
     def tick(self) -> None:
         """Read the clock; end what has lasted too long."""
         now = self.loop.time()
         self.clock.set(now)
+        self.idle_until = now + self.limits.idle_timeout_s
         for caller in [caller for caller in self.callers if caller.deadline <= now]:
             caller.expire()
         self.pool.sweep()
