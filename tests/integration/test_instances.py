@@ -174,7 +174,7 @@ def test_a_body_that_is_cut_off_creates_nothing(fleet: LocalFleet) -> None:
     assert fleet.call("GET", "/instances").json() == {}
 
 
-@pytest.mark.parametrize("path", ["/instances", "/proxy/ID/echo"])
+@pytest.mark.parametrize("path", ["/instances", "/proxy/ID/v1/completions"])
 def test_malformed_chunks_are_400(fleet: LocalFleet, path: str) -> None:
     target = path.replace("ID", fleet.create()["instance_id"])
     head = f"POST {target} HTTP/1.1\nHost: localhost\nTransfer-Encoding: chunked\n\n"
