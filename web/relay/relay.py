@@ -100,6 +100,7 @@ class Relay:
         self.pool = Pool(self.clock)
         self.request_ids = RequestIds()
         self.callers: set[CallerConnection] = set()
+        self.tunnels: set[CallerConnection] = set()  # those of them that are WebSockets by now
         self.draining = False
         self._adopting: set[asyncio.Task[object]] = set()
 
@@ -108,6 +109,8 @@ class Relay:
         now = self.clock.now = self.loop.time()
         for caller in [caller for caller in self.callers if caller.deadline <= now]:
             caller.expire()
+        for caller in list(self.tunnels):
+            caller.check_key()
         self.pool.sweep()
 
     def adopt(
