@@ -107,6 +107,35 @@ def test_a_lost_notification_costs_five_seconds_at_most(webs: TwoWebs) -> None:
     webs.soon(lambda: webs.statuses(admin) == [401, 401])
 
 
+def test_a_record_that_cannot_be_read_keeps_no_other_key_from_being_revoked(
+    webs: TwoWebs,
+) -> None:
+    admin = webs.keys.created("ops", "--scope", "admin")
+    webs.soon(lambda: webs.statuses(admin) == [200, 200])
+    with redis.Redis.from_url(webs.fleet.redis_url) as client:
+        client.sadd("fleet:api-keys", "aaaaaaaa", "bbbbbbbb")  # the hash of the second is gone
+        scope = {"name": "x", "scope": "of-a-newer-version", "digest": "00", "models": "[]"}
+        client.hset("fleet:api-key:aaaaaaaa", mapping=scope)
+    listed = webs.keys("list").stdout
+    assert (
+        len(re.findall(r"^(?:aaaaaaaa|bbbbbbbb)  \(unreadable\) .* revoked$", listed, re.MULTILINE))
+        == 2
+    )
+    assert (webs.keys("rotate", "aaaaaaaa").returncode, webs.statuses(admin)) == (1, [200, 200])
+    assert webs.keys("revoke", id_of(admin)).returncode == 0
+    webs.soon(lambda: webs.statuses(admin) == [401, 401])
+
+
+@pytest.mark.parametrize("command", ["revoke", "rotate"])
+def test_a_whole_key_instead_of_its_id_is_not_repeated(own_fleet: LocalFleet, command: str) -> None:
+    keys = CommandLine(REDIS_URL=own_fleet.redis_url)
+    token = keys.created("ops", "--scope", "admin")
+    done = keys(command, token)
+    assert done.returncode == 2
+    assert f"its id is {id_of(token)}" in done.stderr
+    assert token not in done.stderr
+
+
 def test_a_rotated_key_works_until_the_overlap_ends(webs: TwoWebs) -> None:
     old = webs.keys.created("ops", "--scope", "admin")
     rotated = webs.keys("rotate", id_of(old), "--overlap", "4s")
