@@ -6,17 +6,20 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 import requests
 
 from shared.settings import ROOT
+from tests.builders import a_key
 from tests.demo.waiting import until
 from tests.integration.harness import START_S, LocalFleet
 from tests.redis_server import running_redis
@@ -75,6 +78,11 @@ class TwoWebs:
         began = monotonic()
         assert until(so, EFFECTIVE_S)
         return monotonic() - began
+
+
+def is_said(text: str, log: Path) -> bool:
+    """Return whether a log says that, soon."""
+    return until(lambda: text in log.read_text(), EFFECTIVE_S)
 
 
 def id_of(token: str) -> str:
@@ -194,6 +202,26 @@ def test_list_shows_all_that_was_made_and_no_secret(webs: TwoWebs) -> None:
     for token in (ann, ops):
         assert token[13:] not in listed.stdout
     assert not re.search(r"[0-9a-f]{64}", listed.stdout)
+
+
+def test_a_key_in_the_wrong_place_is_in_no_log(own_fleet: LocalFleet) -> None:
+    own_fleet.start_web(APP_DEBUG="true")
+    port = urlsplit(own_fleet.base).port or 0
+    log = own_fleet.processes[-1].log
+    for text in (
+        "GET /{}?{} HTTP/1.1\r\nHost: localhost",
+        "{} / HTTP/1.1\r\nHost: localhost",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nBearer {}",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nx-api-key {}: x",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: {}",
+    ):
+        key, token = a_key()
+        head = text.replace("{}", token.decode())
+        with socket.create_connection(("127.0.0.1", port), 10) as caller:
+            caller.sendall(f"{head}\r\n\r\n".encode())
+            assert caller.recv(4096).startswith((b"HTTP/1.1 4", b"HTTP/1.1 5"))
+        assert is_said(f"vfm_{key.key_id}_[secret]", log), head
+        assert token.decode() not in log.read_text()
 
 
 def test_a_fleet_without_an_admin_key_is_said_to_be(webs: TwoWebs) -> None:
