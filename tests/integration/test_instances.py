@@ -210,6 +210,7 @@ def test_logs_are_kept_after_the_end(fleet: LocalFleet) -> None:
     instance_id = fleet.create()["instance_id"]
     fleet.delete(instance_id)
     answer = fleet.call("GET", f"/instances/{instance_id}/logs?tail=5000")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Content-Type"].startswith("text/plain")
     assert "Starting vLLM server" in answer.text
     assert len(fleet.call("GET", f"/instances/{instance_id}/logs?tail=2").text.splitlines()) == 2

@@ -16,7 +16,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shared.domain.instance import Instance
-from shared.errors import EngineTimeout, FleetError, HeadersTooLarge, RequestTimeout
+from shared.errors import (
+    EngineTimeout,
+    FleetError,
+    HeadersTooLarge,
+    RequestTimeout,
+    Unauthorized,
+)
 from web.errors import CALLER_GONE_STATUS, status_of
 from web.relay.admission import Grant
 from web.relay.answer import AnswerHead, Body
@@ -118,6 +124,7 @@ class CallerConnection(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """Stop the engine's work for a caller that has left."""
         self._relay.callers.discard(self)
+        self._relay.tunnels.discard(self)
         if self._dialling is not None:
             self._dialling.cancel()
         if self._engine is not None:
@@ -270,6 +277,7 @@ class CallerConnection(asyncio.Protocol):
     def switched(self, answer: AnswerHead, data: bytes) -> None:
         """Send the answer to a WebSocket handshake on; from now on bytes pass both ways."""
         self._state = _TUNNEL
+        self._relay.tunnels.add(self)
         self._status = answer.status
         self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
         self.transport.write(answer.for_tunnel(self._request_id, self._relay.clock.date) + data)
@@ -373,6 +381,15 @@ class CallerConnection(asyncio.Protocol):
             )
         else:
             self.transport.abort()
+
+    def check_key(self) -> None:
+        """End a WebSocket whose key opens nothing any more: each of its messages is a request."""
+        if self._state != _TUNNEL or self._memo is None:
+            return
+        if not self._relay.admission.still_may_use(
+            self._memo[1], self._instance, is_local=self._is_local
+        ):
+            self.failed(Unauthorized("the API key of a WebSocket has expired or was revoked"))
 
     def close_if_idle(self) -> None:
         """Close unless a request is under way."""

@@ -102,6 +102,7 @@ class Relay:
         self.pool = Pool(self.clock)
         self.request_ids = RequestIds()
         self.callers: set[CallerConnection] = set()
+        self.tunnels: set[CallerConnection] = set()  # those of them that are WebSockets by now
         self.draining = False
         self.idle_until = self.clock.now + limits.idle_timeout_s  # of what moves now
         self._adopting: set[asyncio.Task[object]] = set()
@@ -113,6 +114,8 @@ class Relay:
         self.idle_until = now + self.limits.idle_timeout_s
         for caller in [caller for caller in self.callers if caller.deadline <= now]:
             caller.expire()
+        for caller in list(self.tunnels):
+            caller.check_key()
         self.pool.sweep()
 
     def adopt(
