@@ -56,6 +56,8 @@ CLOSED = frozenset(
 
 _READ = frozenset({"GET", "HEAD", "OPTIONS"})
 _ASK = _READ | {"POST"}
+# To an answer that repeats the request, or a tunnel: either would hold the engine's own key.
+_NEVER = frozenset({"TRACE", "CONNECT"})
 # No `%`: an engine would read it as another path than the one that was checked.
 _BY_ID = re.compile(
     "|".join(path.replace("{id}", r"[A-Za-z0-9_-][A-Za-z0-9_.-]*") for path in INFERENCE_BY_ID)
@@ -85,6 +87,8 @@ class EnginePaths:
             path: as it is sent, without the query.
             method: in capitals, as HTTP has it; another spelling is another method.
         """
+        if method in _NEVER:
+            return Access.CLOSED
         if path in INFERENCE or (path not in CLOSED and _BY_ID.fullmatch(path)):
             # vLLM has no other methods here. One that a newer version has would change something.
             return Access.INFERENCE if method in _ASK else Access.ADMIN

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 
 import h11
 
@@ -24,6 +25,7 @@ from web.upload import CallerGone, NoUpload, Upload
 
 _CHUNK = 64 * 1024
 _MAX_HEAD = 256 * 1024  # bytes of an answer's status line and headers
+_LAST_STATUS = 599
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110, section 5.5; h11 lets them pass
 
 Headers = list[tuple[bytes, bytes]]
@@ -99,9 +101,12 @@ class Exchange:
             CallerGone: the caller left while waiting.
         """
         try:
-            event = self._next_event(self._patience.first_byte)
+            began, patience_s = monotonic(), self._patience.first_byte
+            event = self._next_event(patience_s)
             while isinstance(event, h11.InformationalResponse):
-                event = self._next_event(self._patience.first_byte)
+                if monotonic() - began > patience_s:
+                    raise EngineTimeout(f"{self._name} gave no final answer in {patience_s:g} s")
+                event = self._next_event(patience_s)
         except OSError as error:
             raise EngineUnreachable(f"{self._name} broke the connection: {error}") from error
         except h11.RemoteProtocolError as error:
@@ -157,6 +162,8 @@ class Exchange:
     def _check(self, answer: h11.Response) -> None:
         if not answer.http_version.startswith(b"1."):
             raise EngineError(f"{self._name} answers in HTTP/{answer.http_version.decode()}")
+        if answer.status_code > _LAST_STATUS:
+            raise EngineError(f"{self._name} answers with the status {answer.status_code}")
         names = [name for name, _ in answer.headers]
         if b"transfer-encoding" in names and b"content-length" in names:
             raise EngineError(f"{self._name} gives its answer two lengths")

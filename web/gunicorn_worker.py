@@ -7,10 +7,12 @@ from concurrent.futures import Future
 from contextlib import suppress
 from http import HTTPStatus
 
+from gunicorn.util import http_date
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from web.errors import error_body
 from web.key_filter import KeyFilter
+from web.request_id import HEADER, request_id
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3})")
 
@@ -34,6 +36,11 @@ class JsonErrorWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle_error(self, req: object, client: object, addr: object, exc: Exception) -> None:
         """Let gunicorn judge and log; send its verdict in our words."""
+        if getattr(getattr(req, "body", None), "failed", False):
+            # The request was answered without its body, which then turned out to be malformed:
+            # a second answer would be taken for the one to the next request.
+            self.log.warning("malformed body of a request that was answered: %s", exc)
+            return
         written = _Recorder(client)
         super().handle_error(req, written, addr, exc)
         found = _STATUS_LINE.match(written.data)
@@ -42,7 +49,8 @@ class JsonErrorWorker(ThreadWorker):  # type: ignore[misc]
         body = error_body(status, f"request: {message}", code=status.name.lower())
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            f"{HEADER}: {request_id(None).decode()}\r\nDate: {http_date()}\r\n\r\n"
         )
         with suppress(OSError):  # the caller may have gone
             client.sendall(head.encode() + body)  # type: ignore[attr-defined]

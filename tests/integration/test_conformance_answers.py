@@ -20,6 +20,7 @@ from tests.integration.raw_engine import (
     streaming,
 )
 from tests.integration.test_conformance_bodies import BIG, chunked
+from tests.integration.test_conformance_websocket import on_the_relay
 
 NO_ANSWER = {
     "nothing": b"",
@@ -131,6 +132,34 @@ def test_interim_answers_do_not_stand_for_the_answer(case: Case, times: int) -> 
     case.engine.script = answering(interim * times + OK)
     answer = case.ask()
     assert (answer.status, answer.body) == (200, b'{"ok":true}')
+
+
+def test_interim_answers_without_end_are_no_answer(case: Case) -> None:
+    def interim(talk: Talk) -> None:
+        talk.read_body()
+        while True:
+            talk.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            talk.pause(0.2)
+
+    case.engine.script = interim
+    assert case.ask().status == 504
+
+
+@on_the_relay
+def test_a_flood_of_interim_answers_holds_up_nobody(case: Case) -> None:
+    def flood(talk: Talk) -> None:
+        talk.read_body()
+        while True:
+            talk.send(b"HTTP/1.1 103 x\r\n\r\nHTTP/1.1 102 x\r\n\r\n" * 10_000)
+
+    case.engine.script = flood
+    assert case.ask().status == 502
+
+
+@pytest.mark.parametrize("status", [600, 999])
+def test_a_status_that_http_does_not_have_is_502(case: Case, status: int) -> None:
+    case.engine.script = answering(b"HTTP/1.1 %d X\r\nContent-Length: 2\r\n\r\nab" % status)
+    assert case.ask().status == 502
 
 
 def test_a_folded_header_is_unfolded_or_refused(case: Case) -> None:

@@ -170,3 +170,9 @@ def _plain(path: str) -> str:
 
 def _listed() -> set[str]:
     return set(INFERENCE | ADMIN | CLOSED).union(INFERENCE_BY_ID)
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
+def test_what_could_show_the_engines_key_is_for_nobody(method: str) -> None:
+    paths = EnginePaths(("/*",))
+    assert paths.access("/v1/models", method) is Access.CLOSED

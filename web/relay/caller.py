@@ -3,7 +3,8 @@
 HEAD ──▶ RELAYING ──▶ HEAD          an exchange with an engine, then the next request
   │          ├──────▶ TUNNEL        a WebSocket, until either side ends
   │          └──────▶ LINGERING     answered before its body was read: the rest is thrown away
-  └──▶ COLLECTING ──▶ gone          not plain: to a thread, once what a thread needs is here
+  └──▶ COLLECTING ──▶ LEAVING       not plain: to a thread, once what a thread needs is here and
+                                    the answers before it have been read
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import logging
 import os
 import socket
+import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 _LINGER_S = 2.0  # for a caller to read an early answer while it still sends
 _MAX_AHEAD = 64 * 1024  # bytes of the next requests that are kept while one is under way
 
-_HEAD, _RELAYING, _TUNNEL, _COLLECTING, _LINGERING, _GONE = range(6)
+_HEAD, _RELAYING, _TUNNEL, _COLLECTING, _LEAVING, _LINGERING, _GONE = range(7)
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +49,9 @@ class CallerConnection(asyncio.Protocol):
     """A caller's connection, from its first byte until it closes or a thread takes it over."""
 
     __slots__ = (
-        "_collecting", "_dialling", "_engine", "_grant", "_instance", "_is_local", "_last",
-        "_memo", "_peer", "_relay", "_request_id", "_started", "_state", "_status", "_unread",
-        "_unsent", "deadline", "transport", "wants_tunnel",
+        "_collecting", "_dialling", "_engine", "_grant", "_instance", "_is_full", "_is_local",
+        "_last", "_memo", "_peer", "_relay", "_request_id", "_started", "_state", "_status",
+        "_unread", "_unsent", "deadline", "transport", "wants_tunnel",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -67,6 +69,7 @@ class CallerConnection(asyncio.Protocol):
         self._collecting: Collecting | None = None
         self.wants_tunnel = False  # the request under way asks to become a WebSocket
         self._unsent = 0  # bytes of the request's body that are still to come
+        self._is_full = False  # the caller reads too slowly what it is answered
         self._last = False  # the connection ends after this answer
         self._status = 0  # of the answer under way; 0 before it begins
         self._request_id = b""
@@ -116,6 +119,7 @@ class CallerConnection(asyncio.Protocol):
             self._status = CALLER_GONE_STATUS
             self._finished()
             self._state = _GONE
+            self._stop_dialling()  # what is still unsent may keep the connection from closing
             if self._engine is not None:
                 self._engine.abort()
                 self._engine = None
@@ -125,8 +129,7 @@ class CallerConnection(asyncio.Protocol):
         """Stop the engine's work for a caller that has left."""
         self._relay.callers.discard(self)
         self._relay.tunnels.discard(self)
-        if self._dialling is not None:
-            self._dialling.cancel()
+        self._stop_dialling()
         if self._engine is not None:
             self._engine.abort()
             self._engine = None
@@ -136,14 +139,20 @@ class CallerConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Read no more of the answer than the caller takes."""
+        self._is_full = True
         self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
         if self._engine is not None:
             self._engine.pause()
 
     def resume_writing(self) -> None:
-        """Go on reading the answer."""
+        """Go on reading the answer, or with the next request."""
+        self._is_full = False
         if self._engine is not None:
             self._engine.resume()
+        elif self._state == _HEAD:
+            self._next_request()
+        elif self._state == _LEAVING:
+            self._leave()
 
     # the head
 
@@ -229,8 +238,12 @@ class CallerConnection(asyncio.Protocol):
         try:
             engine = await self._relay.dial(instance)
         except (OSError, TimeoutError) as error:
-            self._dialling = None
-            self.failed(self._relay.no_connection(instance, error))
+            if self._dialling is not None:
+                self._dialling = None
+                self.failed(self._relay.no_connection(instance, error))
+            return
+        if self._dialling is None:  # stopped in the very moment in which it succeeded
+            engine.abort()
             return
         self._dialling = None
         self._engine = engine
@@ -283,6 +296,7 @@ class CallerConnection(asyncio.Protocol):
         self.transport.write(answer.for_tunnel(self._request_id, self._relay.clock.date) + data)
         if self._unread and self._engine is not None:
             ahead, self._unread = self._unread, b""
+            self.transport.resume_reading()
             self._engine.send(ahead)
 
     def answered(self, engine: EngineConnection, *, last: bool) -> None:
@@ -307,15 +321,19 @@ class CallerConnection(asyncio.Protocol):
 
     def failed(self, error: FleetError) -> None:
         """Say what went wrong with the engine; cut the answer if part of it has gone out."""
-        if self._engine is not None:
-            self._engine.abort()
-            self._engine = None
+        self._stop_dialling()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.abort()
         begun, self._status = self._status, self._status or int(status_of(error))
         self._finished()
         if begun or self._state == _TUNNEL:
             log.warning("instance %s: %s; answer cut", self._instance.instance_id, error)
+            if begun and engine is not None and engine.ends_by_closing:
+                _reset(self.transport)  # closed in order, it would be the whole answer
+            else:
+                self.transport.close()  # without the final chunk, or short of its length
             self._state = _GONE
-            self.transport.close()  # without the final chunk: a part is not taken for the whole
             return
         self.transport.write(refusal(error, self._request_id))
         self._linger()
@@ -328,11 +346,20 @@ class CallerConnection(asyncio.Protocol):
             relay.time() - self._started,
         )  # fmt: skip
 
+    def _stop_dialling(self) -> None:
+        dialling, self._dialling = self._dialling, None
+        if dialling is not None:
+            dialling.cancel()
+
     def _next_request(self) -> None:
         self._state = _HEAD
+        if self._is_full:  # no further answers for one who does not read those it has
+            self.transport.pause_reading()
+            self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+            return
         self.deadline = self._relay.clock.now + self._relay.limits.keep_alive_s
+        self.transport.resume_reading()
         if self._unread:
-            self.transport.resume_reading()
             self._relay.loop.call_soon(self._read_ahead)
 
     def _read_ahead(self) -> None:
@@ -353,21 +380,30 @@ class CallerConnection(asyncio.Protocol):
     def _collect(self, data: bytes) -> None:
         self._unread += data
         self.deadline = self._relay.clock.now + self._relay.limits.body_timeout_s
-        collecting = self._collecting
-        if collecting is None or not collecting.is_enough(self._unread):
+        if self._collecting is not None and self._collecting.is_enough(self._unread):
+            self._leave()
+
+    def _leave(self) -> None:
+        """Go to the thread, once the answers to earlier requests have gone out."""
+        if self.transport.get_write_buffer_size():
+            self._state = _LEAVING
+            self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+            self.transport.pause_reading()
+            self.transport.set_write_buffer_limits(high=0)  # so that `resume_writing` tells
             return
         self._state = _GONE
         self._relay.callers.discard(self)
-        self._relay.give_to_thread(
-            detach(self.transport), self._unread, self._peer, collecting.is_whole
-        )
+        is_whole = self._collecting is not None and self._collecting.is_whole
+        self._relay.give_to_thread(detach(self.transport), self._unread, self._peer, is_whole)
 
     # time
 
     def expire(self) -> None:
         """End what has lasted too long."""
         limits = self._relay.limits
-        if self._state == _HEAD and not self._unread:
+        if self._state == _HEAD and self._is_full:
+            self.transport.abort()
+        elif self._state == _HEAD and not self._unread:
             self._state = _GONE
             self.transport.close()
         elif self._state in (_HEAD, _COLLECTING):
@@ -416,11 +452,18 @@ class CallerConnection(asyncio.Protocol):
 
 
 def detach(transport: asyncio.Transport) -> socket.socket:
-    """Take the connection out of the event loop, with nothing sent and nothing closed."""
+    """Take the connection out of the event loop, with nothing closed; what is unsent is lost."""
     own = transport.get_extra_info("socket")
     taken = socket.socket(own.family, own.type, own.proto, fileno=os.dup(own.fileno()))
     transport.abort()  # closes its own descriptor only
     return taken
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """Close with a reset, which no reader takes for an end."""
+    own = transport.get_extra_info("socket")
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 def _has_bare_lf(head: bytes) -> bool:

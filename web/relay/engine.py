@@ -30,7 +30,7 @@ IDLE_S = 4.0
 
 _NONE_KEPT_S = 60.0  # to an engine that closes earlier than that
 
-_MAX_HEAD = 256 * 1024  # bytes of an answer's status line and headers
+_MAX_HEAD = 256 * 1024  # bytes before an answer's body, with all interim answers
 _IN_HEAD, _CHUNKED, _COUNTED, _UNTIL_CLOSE, _TUNNEL, _SPENT = range(6)
 _STATE = {Body.CHUNKED: _CHUNKED, Body.COUNTED: _COUNTED, Body.UNTIL_CLOSE: _UNTIL_CLOSE}
 _MAX_INFORMATIONAL = 199
@@ -43,8 +43,8 @@ class EngineConnection(asyncio.Protocol):
     """Carries one exchange at a time; `caller` is whose it is, None while it waits in the pool."""
 
     __slots__ = (
-        "_chunks", "_head", "_left", "_memo", "_paused", "_pool", "_state", "address", "answer",
-        "caller", "idle_since", "transport",
+        "_chunks", "_head", "_interim", "_left", "_memo", "_paused", "_pool", "_state", "address",
+        "answer", "caller", "idle_since", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -57,6 +57,7 @@ class EngineConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self._memo: tuple[Repeated, AnswerHead] | None = None
         self._head = b""
+        self._interim = 0  # bytes of answers before the answer
         self._state = _IN_HEAD
         self._left = 0
         self._chunks = Chunks()
@@ -67,6 +68,7 @@ class EngineConnection(asyncio.Protocol):
         self.caller = caller
         self.answer = None
         self._head = b""
+        self._interim = 0
         self._state = _IN_HEAD
         self.transport.write(request)
 
@@ -90,7 +92,9 @@ class EngineConnection(asyncio.Protocol):
         """Forget the caller: back into the pool if another request may follow, else close."""
         self.caller = None
         self.resume()
-        if self._state == _IN_HEAD and self.answer is not None and self.answer.reusable:
+        takes_more = self._state == _IN_HEAD and self.answer is not None and self.answer.reusable
+        # One that answered before it took the whole request may never take the rest of it.
+        if takes_more and not self.transport.get_write_buffer_size():
             self._pool.put(self)
         else:
             self.transport.abort()
@@ -144,7 +148,7 @@ class EngineConnection(asyncio.Protocol):
         if caller is None:
             if error is not None:
                 self._pool.closed_early(self)
-        elif self.answer is not None and self.answer.body is Body.UNTIL_CLOSE and error is None:
+        elif self.ends_by_closing and error is None:
             caller.answered(self, last=True)
         elif self._state == _TUNNEL:
             caller.transport.close()
@@ -164,6 +168,12 @@ class EngineConnection(asyncio.Protocol):
             self.caller.transport.resume_reading()
 
     @property
+    def ends_by_closing(self) -> bool:
+        """Whether nothing but the end of the connection ends the answer under way."""
+        body = None if self.answer is None else self.answer.body
+        return body is Body.UNTIL_CLOSE and self._state != _TUNNEL
+
+    @property
     def _name(self) -> str:
         return f"engine at {authority(*self.address)}"
 
@@ -172,16 +182,18 @@ class EngineConnection(asyncio.Protocol):
     def _receive_head(self, caller: CallerConnection, data: bytes) -> None:
         if self._head:
             data = self._head + data
-        while (end := data.find(b"\r\n\r\n")) >= 0:
-            answer, length = self._read(data[:end])
-            data = data[end + 4 :]
+        begin = 0
+        while (end := data.find(b"\r\n\r\n", begin)) >= 0:
+            answer, length = self._read(data[begin:end])
+            begin = end + 4
             if answer.status > _MAX_INFORMATIONAL or answer.status == SWITCHING_PROTOCOLS:
                 self._head = b""
-                self._begin_answer(caller, answer, length, data)
+                self._begin_answer(caller, answer, length, data[begin:])
                 return
-        if len(data) > _MAX_HEAD:
-            raise BadAnswer(f"a head of over {_MAX_HEAD} bytes")
-        self._head = data
+        self._interim += begin
+        self._head = data[begin:]
+        if self._interim + len(self._head) > _MAX_HEAD:
+            raise BadAnswer(f"a head, or interim answers, of over {_MAX_HEAD} bytes")
 
     def _begin_answer(
         self, caller: CallerConnection, answer: AnswerHead, length: int, body: bytes
