@@ -200,7 +200,7 @@ class Settings:
     web_threads: int = _setting(
         "WEB_THREADS", _whole(2, 4096), "64",
         unit="threads",
-        doc="per web process; each request or stream under way holds one",
+        doc="per web process, for requests that the relay does not take: the control API, odd ones",
     )  # fmt: skip
     web_graceful_timeout_s: int = _setting(
         "WEB_GRACEFUL_TIMEOUT", _whole(0, 86_400), "300",

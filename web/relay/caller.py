@@ -33,6 +33,7 @@ from web.relay.engine import HELD_BYTES, EngineConnection
 from web.relay.refusal import caller_gone, refusal
 from web.relay.repeated import Repeated
 from web.relay.request import PlainRequest, plain_request
+from web.request_id import new as new_request_id
 
 if TYPE_CHECKING:
     from web.relay.relay import Relay
@@ -212,7 +213,7 @@ class CallerConnection(asyncio.Protocol):
         self._last = not request.keep_alive or relay.draining
         self._status = 0
         self._instance = instance
-        self._request_id = request.request_id or relay.request_ids.next()
+        self._request_id = request.request_id or new_request_id()
         self._started = relay.time()
         self.deadline = relay.clock.now + (
             relay.limits.body_timeout_s if self._unsent else relay.limits.first_byte_timeout_s
@@ -438,7 +439,7 @@ class CallerConnection(asyncio.Protocol):
         return engine is not None and engine.transport.get_write_buffer_size() > 0
 
     def _refuse(self, error: FleetError) -> None:
-        self.transport.write(refusal(error, self._relay.request_ids.next()))
+        self.transport.write(refusal(error, new_request_id()))
         self._linger()
 
     def _linger(self) -> None:
