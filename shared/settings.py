@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from dotenv import load_dotenv
 
@@ -128,6 +129,13 @@ def _engine_paths(value: str) -> tuple[str, ...]:
 def _redis_url(value: str) -> str:
     if not re.match(r"(redis|rediss|unix)://", value):
         raise ValueError("must start with redis://, rediss:// or unix://")
+    try:
+        _ = urlsplit(value).port
+    except ValueError:  # quotes what it takes for the port: part of a password with a slash in it
+        raise ValueError(
+            "not a URL like redis://:password@host:6379/0; in a password write %2F, %3F and %23 "
+            "for /, ? and #"
+        ) from None
     return value
 
 
@@ -192,7 +200,7 @@ class Settings:
     web_threads: int = _setting(
         "WEB_THREADS", _whole(2, 4096), "64",
         unit="threads",
-        doc="per web process; each request or stream under way holds one",
+        doc="per web process, for requests that the relay does not take: the control API, odd ones",
     )  # fmt: skip
     web_graceful_timeout_s: int = _setting(
         "WEB_GRACEFUL_TIMEOUT", _whole(0, 86_400), "300",

@@ -24,10 +24,11 @@ from shared.domain.key import (
     expiry_of,
     new_secret,
     seconds_of,
+    split_token,
 )
 from shared.errors import Conflict, FleetError, InvalidRequest, NotFound, StoreUnavailable
 from shared.settings import Settings
-from shared.store import Store
+from shared.store import Store, not_rotatable
 from shared.store.redis import RedisStore, connect
 
 _HEADINGS = ("ID", "NAME", "SCOPE", "MODELS", "CREATED", "EXPIRES", "STATE")
@@ -136,6 +137,8 @@ def rotate(key_id: str, overlap: str) -> None:
         old = next((key for key in store.api_keys() if key.key_id == key_id), None)
         if old is None:
             raise _unknown(key_id)
+        if old.state(now := store.now()) is not KeyState.ACTIVE:  # also one that cannot be read
+            raise not_rotatable(old, now)
         key = replace(old, key_id=secret.key_id, digest=secret.digest)
         rotated = store.rotate_key(key_id, key, overlap_s)
         if rotated is None:
@@ -189,5 +192,8 @@ def _shown(at: float | None) -> str:
     return "never" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _unknown(key_id: str) -> NotFound:
+def _unknown(key_id: str) -> FleetError:
+    found, _ = split_token(key_id.encode(errors="replace"))
+    if found:  # a secret is not repeated
+        return InvalidRequest(f"that is a whole key; its id is {found}", field="key_id")
     return NotFound(f"no key {key_id!r}; `keys list` has the ids")

@@ -11,6 +11,7 @@ from gunicorn.util import http_date
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from web.errors import error_body
+from web.key_filter import KeyFilter
 from web.request_id import HEADER, request_id
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3})")
@@ -18,6 +19,12 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3})")
 
 class JsonErrorWorker(ThreadWorker):  # type: ignore[misc]
     """Answers requests that never reach Flask (malformed, too large) as Flask's errors look."""
+
+    def init_process(self) -> None:
+        """Begin, with logs of gunicorn's that hold no keys."""
+        for log in (self.log.error_log, self.log.access_log):
+            log.addFilter(KeyFilter())
+        super().init_process()
 
     def finish_request(self, conn: TConn, fs: Future[object]) -> None:
         """Close what has ended in a thread: a caller that stays makes it last two seconds."""

@@ -17,7 +17,8 @@ SECRET = frozenset({"authorization", "cookie", "cookie2", "x-api-key", "api-key"
 FORWARDING = frozenset(
     {
         "forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port",
-        "x-forwarded-proto", "x-forwarded-server", "x-real-ip", "x-client-ip", "cf-connecting-ip",
+        "x-forwarded-proto", "x-forwarded-server", "x-original-forwarded-for", "x-real-ip",
+        "x-client-ip", "true-client-ip", "cf-connecting-ip",
     }
 )  # fmt: skip
 """Said by proxies before us about callers, which engines need not know, and anybody can write."""

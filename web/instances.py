@@ -115,7 +115,9 @@ class Instances:
         tail = schemas.tail_lines(request.args.get("tail"))
         self._known(instance_id)
         text = "".join(f"{line}\n" for line in self._store.log(instance_id, tail))
-        return Response(text, content_type="text/plain; charset=utf-8")
+        response = Response(text, content_type="text/plain; charset=utf-8")
+        response.headers["X-Content-Type-Options"] = "nosniff"  # an engine's words are no page
+        return response
 
     def _claim(self, instance: Instance, gpu_count: int) -> Instance:
         for _ in range(_CLAIM_TRIES):

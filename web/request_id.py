@@ -9,17 +9,24 @@ from random import getrandbits
 from flask import Flask, Response, g, has_app_context, request
 
 HEADER = "X-Request-Id"
-_TAKEN = re.compile(rb"[A-Za-z0-9._-]{1,128}")  # safe in a header, a log line and a shell
+_TAKEN = re.compile(rb"(?!vfm_)[A-Za-z0-9._-]{1,128}")  # safe in a header, a log line and a shell
 
 
 def request_id(given: bytes | None) -> bytes:
-    """Return the id of a request: the caller's own if it is fit to be passed on, or a new one.
+    """Return the id of a request: the caller's own if it is fit to be passed on, or a new one."""
+    return fit(given) or new()
 
-    Fit are 1 to 128 of [A-Za-z0-9._-]. A new one is 32 hexadecimal digits, random: it tells
-    requests apart and opens nothing.
+
+def fit(given: bytes | None) -> bytes | None:
+    """Return a caller's id if it can be passed on and logged, else None.
+
+    Fit are 1 to 128 of [A-Za-z0-9._-] that do not look like an API key.
     """
-    if given is not None and _TAKEN.fullmatch(given):
-        return given
+    return given if given is not None and _TAKEN.fullmatch(given) else None
+
+
+def new() -> bytes:
+    """Return 32 random hexadecimal digits: they tell requests apart and open nothing."""
     return b"%032x" % getrandbits(128)  # `random` seeds itself anew in a forked process
 
 

@@ -15,6 +15,7 @@ from shared.settings import Settings
 from shared.store.redis import RedisStore, connect
 from web.activity import Activity
 from web.app import create_app
+from web.key_filter import KeyFilter
 from web.keys import KeyTable
 from web.metrics import Metrics
 from web.request_id import RequestIdFilter
@@ -26,7 +27,7 @@ _BOOT_FAILED = 3  # gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR: the master ends 
 
 def _serve() -> Flask:
     settings = Settings.load_or_exit()
-    log_to_stderr(debug=settings.app_debug, filters=[RequestIdFilter()])
+    log_to_stderr(debug=settings.app_debug, filters=[KeyFilter(), RequestIdFilter()])
     store = RedisStore(connect(settings.redis_url))
     doorbells = Doorbells(celery_app(settings, keep_results=False))
     table, activity, keys = RoutingTable(store), Activity(store), KeyTable(store)

@@ -22,6 +22,7 @@ _SECRET_BYTES = 32
 _ID_CHARS = 8  # 40 bits tell keys apart; the secret is what protects
 _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _TOKEN = re.compile(rb"vfm_([a-z2-7]{8})_([A-Za-z0-9_-]{43})")
+_IN_TEXT = re.compile(r"(vfm_[a-z2-7]{8})_[A-Za-z0-9_-]{43}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 _GLOB = re.compile(r"[!-~]{1,256}")
 _DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
@@ -97,6 +98,11 @@ def split_token(token: bytes) -> tuple[str, bytes]:
     """
     found = _TOKEN.fullmatch(token)
     return (found[1].decode(), found[2]) if found else ("", token)
+
+
+def without_secrets(text: str) -> str:
+    """Return `text` with no more than the ids of the keys in it."""
+    return _IN_TEXT.sub(r"\1_[secret]", text)
 
 
 @lru_cache(_REMEMBERED)

@@ -70,6 +70,27 @@ class ModelPolicy:
                 field=where,
             )
 
+    def check_revision(self, revision: str, *, where: str) -> None:
+        """Refuse a revision where not all models are allowed.
+
+        On the hub everybody can open a pull request to a model, and what it holds is a revision of
+        that model: an allowed name with a stranger's files, or code.
+
+        Args:
+            revision: a branch, tag or commit, as the caller wrote it.
+            where: the field it stood in, for messages.
+
+        Raises:
+            InvalidRequest: says what an operator can do.
+        """
+        if "*" not in self.allowed:
+            raise InvalidRequest(
+                f"{where}: revision {revision!r} could be a stranger's pull request, and "
+                f"VLLM_ALLOWED_MODELS allows only {_listed(self.allowed)}; an operator sets it in "
+                "VLLM_CONFIG, or opens it with VLLM_UNSAFE_PARAMS",
+                field=where,
+            )
+
     def _is_listed(self, name: str) -> bool:
         globs = self.allowed
         if _SCHEME.match(name):

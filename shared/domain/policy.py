@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from shared.domain.engine_env import checked_env, refuse_env
 from shared.domain.models import ModelPolicy
 from shared.domain.params import checked
-from shared.domain.unsafe import TRUST, models_named, refuse_unsafe
+from shared.domain.spelling import subject
+from shared.domain.unsafe import TRUST, models_named, refuse_unsafe, revisions_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,9 @@ class Policy:
             for model in models_named(name, value):
                 if model:
                     self.models.check(model, where=f"params.{name}", real=real)
+            if subject(name) not in self.opened:
+                for revision in revisions_named(name, value):
+                    self.models.check_revision(revision, where=f"params.{name}")
         refuse_env(checked_env(env, field="env"), allowed=self.allowed_env, field="env")
 
 

@@ -98,6 +98,8 @@ _SAFE_LOADING = frozenset(
 )  # fmt: skip
 _EXECUTORS = frozenset({"mp", "ray", "uni", "external_launcher"})
 _PLAIN = re.compile(r"[A-Za-z0-9_-]*")
+# Transformers takes an attention implementation with a slash for code to fetch from the hub.
+_PLAIN_ONLY = ("backend", "attn_implementation", "experts_implementation")
 _SPEAKS_OF_IT = re.compile(
     r"(?:^|_)(?:cls|class|config|connector|dir|directory|endpoint|file|files|folder|middleware|"
     r"module|modules|path|paths|plugin|plugins|port|processors|qualname|script|server|socket|uri|"
@@ -111,6 +113,7 @@ _NAMES_A_MODEL = re.compile(
     r"(?:.*_)?(?:model|tokenizer|name_or_path|model_id|model_name|tower|repo_id)"
 )
 """Keys in an object whose value is a model's name or folder; `models` judges those."""
+_REVISIONS = frozenset({"revision", "code_revision", "tokenizer_revision"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,13 @@ def models_named(name: str, value: object) -> Iterator[str]:
                 yield from _texts(said.value)
 
 
+def revisions_named(name: str, value: object) -> Iterator[str]:
+    """Yield every revision of a model, a tokenizer or its code that a parameter names."""
+    for said in things_said(name, value):
+        if said.name in _REVISIONS:
+            yield from _texts(said.value)
+
+
 def _why_unsafe(said: Said, *, name: str, may_trust: bool) -> str | None:
     if said.name in UNSAFE:
         return UNSAFE[said.name]
@@ -189,7 +199,8 @@ def _why_unsafe(said: Said, *, name: str, may_trust: bool) -> str | None:
         return "it runs code that comes with the model" if trusts and not may_trust else None
     if said.name in HARMLESS_KEYS and not said.is_key:
         return _why_other_keys(said)
-    if check := _BY_VALUE.get(said.name) or (_is_plain if said.name.endswith("backend") else None):
+    plain_only = said.name.endswith(_PLAIN_ONLY)
+    if check := _BY_VALUE.get(said.name) or (_is_plain if plain_only else None):
         wrong = next((text for text in _texts(said.value) if not check(text)), None)
         return None if wrong is None else f"it can name code or a file: {wrong!r:.80}"
     return _why_by_name(said, name)
@@ -215,6 +226,13 @@ def _is_plain(text: str) -> bool:
     return _PLAIN.fullmatch(text) is not None
 
 
+def _is_no_module(text: str) -> bool:
+    # vLLM 0.32 imports a draft model of this form, unless told another method
+    # (SpeculativeConfig._is_custom_proposer_path).
+    parts = text.split(".")
+    return len(parts) == 1 or not all(part.isidentifier() for part in parts)
+
+
 def _is_inline_template(text: str) -> bool:
     # vLLM tries to open any template as a file before it takes it for one. The engine's current
     # directory is empty, so only what climbs out of it, or begins at the root, could be there.
@@ -229,8 +247,10 @@ _BY_VALUE: Mapping[str, Callable[[str], bool]] = {
     "distributed_executor_backend": _EXECUTORS.__contains__,
     "load_format": lambda text: text.lower() in _SAFE_LOADING,
     "method": lambda text: text != "custom_class",
+    "model": _is_no_module,
     "reasoning_parser": _is_plain,
     "spec_method": lambda text: text != "custom_class",
+    "spec_model": _is_no_module,
     "tool_call_parser": _is_plain,
     "uvicorn_log_level": lambda text: text != "trace",  # it logs every header, keys too
 }

@@ -21,6 +21,9 @@ _STRINGS = frozenset(
         "reason", "stage", "host", "boot_id", "engine_key", "cause", "advice",
     }
 )  # fmt: skip
+UNREADABLE = "(unreadable)"
+"""The name of an API key whose record cannot be read; no name of a key looks so."""
+
 _FIELDS = frozenset(field.name for field in dataclasses.fields(Instance))
 
 
@@ -73,7 +76,20 @@ def encode_key(key: Key) -> dict[str, str]:
 
 
 def decode_key(key_id: str, stored: Mapping[str, str]) -> Key:
-    """Return the API key that the hash fields hold; fields of newer versions are skipped."""
+    """Return the API key that the hash fields hold; fields of newer versions are skipped.
+
+    Of fields that cannot be read, as of a scope that only a newer version knows, or that are gone,
+    a key that opens nothing: one such record must not keep all others from being read, for then
+    nothing could be revoked, nor be left out, for then no key might seem to have been made.
+    """
+    try:
+        return _decode_key(key_id, stored)
+    except (KeyError, TypeError, ValueError):
+        return Key(key_id=key_id, name=UNREADABLE, scope=Scope.INFERENCE, digest="", revoked_at=0.0)
+
+
+def _decode_key(key_id: str, stored: Mapping[str, str]) -> Key:
+    bytes.fromhex(stored["digest"])
     times = {
         name: float(stored[name])
         for name in ("created_at", "expires_at", "revoked_at")
@@ -84,7 +100,7 @@ def decode_key(key_id: str, stored: Mapping[str, str]) -> Key:
         name=stored["name"],
         scope=Scope(stored["scope"]),
         digest=stored["digest"],
-        models=tuple(json.loads(stored["models"])),
+        models=tuple(map(str, json.loads(stored["models"]))),
         successor=stored.get("successor", ""),
         **times,
     )

@@ -297,14 +297,15 @@ class RedisStore:
         return [decode_instance(stored) if stored else None for stored in pipe.execute()]
 
     def _key(self, key_id: str) -> Key | None:
-        return next(iter(self._read_keys([key_id])), None)
+        stored = self._redis.hgetall(self._keys.api_key(key_id))
+        return decode_key(key_id, stored) if stored else None
 
     def _read_keys(self, key_ids: Collection[str]) -> list[Key]:
         pipe = self._redis.pipeline(transaction=False)
         for key_id in key_ids:
             pipe.hgetall(self._keys.api_key(key_id))
         pairs = zip(key_ids, pipe.execute(), strict=True)
-        return [decode_key(key_id, stored) for key_id, stored in pairs if stored]
+        return [decode_key(key_id, stored) for key_id, stored in pairs]
 
     def _read_indexed(
         self, instance_ids: list[str], remove: Callable[..., object], index: str

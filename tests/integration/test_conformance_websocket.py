@@ -7,11 +7,13 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from tests.builders import a_key
 from tests.demo.waiting import until
-from tests.integration.conformance import ENGINE_KEY, Case, Way, normal, ways
+from tests.integration.conformance import ENGINE_KEY, Case, Way, normal, running_way, ways
 from tests.integration.raw_engine import Talk, answering
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
@@ -177,3 +179,18 @@ def test_a_refused_handshake_opens_no_tunnel(socket_case: Case) -> None:
     caller.send(socket_case.head("GET", "/healthz"))
     assert b'"ok"' in caller.until_closed() or len(socket_case.engine.received) == 1
     assert b"/healthz" not in socket_case.engine.raw
+
+
+def test_a_socket_ends_with_its_key(tmp_path: Path) -> None:
+    key, token = a_key()
+    relay = running_way("relay", tmp_path, PROXY_IDLE_TIMEOUT="60")
+    with relay as way, closing(Case(way)) as case:
+        case.engine.script = websocket_echo
+        assert way.store.add_key(key)
+        assert until(lambda: case.ask().status == 401, 5)
+        open_socket(case, f"Authorization: Bearer {token.decode()}")
+        case.callers[-1].send(frame(2, b"x"))
+        assert received(case, 3) == b"\x82\x01x"
+        assert way.store.revoke_key(key.key_id)
+        assert case.callers[-1].is_closed()
+        assert until(lambda: case.last().gone_at is not None, 2)

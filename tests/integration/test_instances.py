@@ -174,7 +174,7 @@ def test_a_body_that_is_cut_off_creates_nothing(fleet: LocalFleet) -> None:
     assert fleet.call("GET", "/instances").json() == {}
 
 
-@pytest.mark.parametrize("path", ["/instances", "/proxy/ID/echo"])
+@pytest.mark.parametrize("path", ["/instances", "/proxy/ID/v1/completions"])
 def test_malformed_chunks_are_400(fleet: LocalFleet, path: str) -> None:
     target = path.replace("ID", fleet.create()["instance_id"])
     head = f"POST {target} HTTP/1.1\nHost: localhost\nTransfer-Encoding: chunked\n\n"
@@ -210,6 +210,7 @@ def test_logs_are_kept_after_the_end(fleet: LocalFleet) -> None:
     instance_id = fleet.create()["instance_id"]
     fleet.delete(instance_id)
     answer = fleet.call("GET", f"/instances/{instance_id}/logs?tail=5000")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Content-Type"].startswith("text/plain")
     assert "Starting vLLM server" in answer.text
     assert len(fleet.call("GET", f"/instances/{instance_id}/logs?tail=2").text.splitlines()) == 2

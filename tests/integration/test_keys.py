@@ -6,17 +6,20 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 import requests
 
 from shared.settings import ROOT
+from tests.builders import a_key
 from tests.demo.waiting import until
 from tests.integration.harness import START_S, LocalFleet
 from tests.redis_server import running_redis
@@ -77,6 +80,11 @@ class TwoWebs:
         return monotonic() - began
 
 
+def is_said(text: str, log: Path) -> bool:
+    """Return whether a log says that, soon."""
+    return until(lambda: text in log.read_text(), EFFECTIVE_S)
+
+
 def id_of(token: str) -> str:
     """Return the id in a key."""
     return token.split("_")[1]
@@ -105,6 +113,35 @@ def test_a_lost_notification_costs_five_seconds_at_most(webs: TwoWebs) -> None:
     with redis.Redis.from_url(webs.fleet.redis_url) as client:  # the store would tell
         client.hset(f"fleet:api-key:{id_of(admin)}", "revoked_at", "1.0")
     webs.soon(lambda: webs.statuses(admin) == [401, 401])
+
+
+def test_a_record_that_cannot_be_read_keeps_no_other_key_from_being_revoked(
+    webs: TwoWebs,
+) -> None:
+    admin = webs.keys.created("ops", "--scope", "admin")
+    webs.soon(lambda: webs.statuses(admin) == [200, 200])
+    with redis.Redis.from_url(webs.fleet.redis_url) as client:
+        client.sadd("fleet:api-keys", "aaaaaaaa", "bbbbbbbb")  # the hash of the second is gone
+        scope = {"name": "x", "scope": "of-a-newer-version", "digest": "00", "models": "[]"}
+        client.hset("fleet:api-key:aaaaaaaa", mapping=scope)
+    listed = webs.keys("list").stdout
+    assert (
+        len(re.findall(r"^(?:aaaaaaaa|bbbbbbbb)  \(unreadable\) .* revoked$", listed, re.MULTILINE))
+        == 2
+    )
+    assert (webs.keys("rotate", "aaaaaaaa").returncode, webs.statuses(admin)) == (1, [200, 200])
+    assert webs.keys("revoke", id_of(admin)).returncode == 0
+    webs.soon(lambda: webs.statuses(admin) == [401, 401])
+
+
+@pytest.mark.parametrize("command", ["revoke", "rotate"])
+def test_a_whole_key_instead_of_its_id_is_not_repeated(own_fleet: LocalFleet, command: str) -> None:
+    keys = CommandLine(REDIS_URL=own_fleet.redis_url)
+    token = keys.created("ops", "--scope", "admin")
+    done = keys(command, token)
+    assert done.returncode == 2
+    assert f"its id is {id_of(token)}" in done.stderr
+    assert token not in done.stderr
 
 
 def test_a_rotated_key_works_until_the_overlap_ends(webs: TwoWebs) -> None:
@@ -165,6 +202,26 @@ def test_list_shows_all_that_was_made_and_no_secret(webs: TwoWebs) -> None:
     for token in (ann, ops):
         assert token[13:] not in listed.stdout
     assert not re.search(r"[0-9a-f]{64}", listed.stdout)
+
+
+def test_a_key_in_the_wrong_place_is_in_no_log(own_fleet: LocalFleet) -> None:
+    own_fleet.start_web(APP_DEBUG="true")
+    port = urlsplit(own_fleet.base).port or 0
+    log = own_fleet.processes[-1].log
+    for text in (
+        "GET /{}?{} HTTP/1.1\r\nHost: localhost",
+        "{} / HTTP/1.1\r\nHost: localhost",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nBearer {}",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nx-api-key {}: x",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: {}",
+    ):
+        key, token = a_key()
+        head = text.replace("{}", token.decode())
+        with socket.create_connection(("127.0.0.1", port), 10) as caller:
+            caller.sendall(f"{head}\r\n\r\n".encode())
+            assert caller.recv(4096).startswith((b"HTTP/1.1 4", b"HTTP/1.1 5"))
+        assert is_said(f"vfm_{key.key_id}_[secret]", log), head
+        assert token.decode() not in log.read_text()
 
 
 def test_a_fleet_without_an_admin_key_is_said_to_be(webs: TwoWebs) -> None:

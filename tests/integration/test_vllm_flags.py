@@ -45,6 +45,7 @@ SPECIAL: dict[str, object] = {
 }
 NESTED: tuple[Line, ...] = (
     ("speculative_config", {"method": "custom_class", "model": "x.Y"}),
+    ("speculative_config", {"model": "x.Y", "num_speculative_tokens": 1}),
     ("speculative_config", {"draft_load_config": {"load_format": "pt"}}),
     ("speculative_config.draft_load_config.load_format", "pt"),
     ("speculative_config.method", "custom_class"),
@@ -56,6 +57,7 @@ NESTED: tuple[Line, ...] = (
     ("distributed_executor_backend", "x.Y"),
     ("trust_remote_code", True),
     ("spec_method", "custom_class"),
+    ("spec_model", "x.Y"),
 )
 TELLING: dict[str, tuple[str, ...]] = {
     "compilation_config": ("x.Y", "/x"),
@@ -63,7 +65,8 @@ TELLING: dict[str, tuple[str, ...]] = {
     "hf_overrides": ("auto_map",),
     "load_format": ("pt",),
     "spec_method": ("custom_class",),
-    "speculative_config": ('"custom_class"', '"load_format": "pt"'),
+    "spec_model": ("x.Y",),
+    "speculative_config": ('"custom_class"', '"load_format": "pt"', '"model": "x.Y"'),
     "structured_outputs_config": ("/x.py",),
     "trust_remote_code": ("true",),
 }

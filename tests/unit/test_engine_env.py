@@ -36,6 +36,8 @@ def test_what_is_not_listed_is_refused_with_the_list() -> None:
         "FLEET_INSTANCE_ID", "PATH", "HOME", "OMP_TOOL_LIBRARIES", "TMPDIR", "BASH_ENV", "CC",
         "VLLM_MODEL_REDIRECT_PATH", "VLLM_TUNED_CONFIG_FOLDER", "VLLM_ASSETS_CACHE", "ld_preload",
         "TRITON_CACHE_DIR", "VLLM_USAGE_STATS_SERVER_URL", "VLLM_MEDIA_URL_ALLOW_REDIRECTS",
+        "OPENSSL_CONF", "OPENSSL_MODULES", "LDFLAGS", "MAKEFLAGS", "GIT_SSH_COMMAND",
+        "MPLCONFIGDIR", "TORCH_TRACE",
     ],
 )  # fmt: skip
 def test_some_are_open_to_no_request_whatever_is_listed(name: str) -> None:

@@ -64,6 +64,32 @@ def test_allowed_models_hold_for_everything_that_names_one(tmp_path: Path) -> No
             found.check("good/m", params, {})
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"revision": "refs/pr/1"},
+        {"tokenizer_revision": "main"},
+        {"code-rev": "0123abc"},
+        {"speculative_config": {"model": "good/d", "revision": "refs/pr/1"}},
+        {"-sc.code_revision": "refs/pr/1"},
+    ],
+)
+def test_revisions_are_the_operators_where_not_all_models_are_allowed(
+    tmp_path: Path, params: dict[str, Any]
+) -> None:
+    refused = a_policy(tmp_path, VLLM_ALLOWED_MODELS="good/*")
+    with pytest.raises(InvalidRequest, match=r"pull request.*VLLM_UNSAFE_PARAMS"):
+        refused.check("good/m", params, {})
+    a_policy(tmp_path).check("good/m", params, {})
+
+
+def test_an_operator_pins_or_opens_revisions(tmp_path: Path) -> None:
+    pinned = a_policy(tmp_path, {"revision": "abc"}, VLLM_ALLOWED_MODELS="good/*")
+    pinned.check("good/m", merge(pinned.base, {"seed": 1}), {})
+    opened = a_policy(tmp_path, VLLM_ALLOWED_MODELS="good/*", VLLM_UNSAFE_PARAMS="revision")
+    opened.check("good/m", {"revision": "v2", "tokenizer_revision": None}, {})
+
+
 def test_the_operators_own_word_is_trusted_and_only_that(tmp_path: Path) -> None:
     own = {
         "kv_transfer_config": {"kv_connector": "X"},

@@ -243,6 +243,21 @@ def test_a_grant_ends_soon_after_its_key(fleet: Fleet) -> None:
     assert fleet.admit(request, grant, START_S + 1.0) is None
 
 
+def test_who_was_admitted_is_asked_for_again(fleet: Fleet) -> None:
+    key, token = a_key(models=("org/*",))
+    instance = fleet.table.serving("i1")
+    assert instance is not None
+    local, keyed = asking(), asking(token=token)
+    assert fleet.admission.still_may_use(local, instance, is_local=True)
+    fleet.store.add_key(key)
+    fleet.keys.refresh()
+    assert not fleet.admission.still_may_use(local, instance, is_local=True)
+    assert fleet.admission.still_may_use(keyed, instance, is_local=False)
+    fleet.store.revoke_key(key.key_id)
+    fleet.keys.refresh()
+    assert not fleet.admission.still_may_use(keyed, instance, is_local=False)
+
+
 def test_the_first_key_ends_the_loopback_rule(fleet: Fleet) -> None:
     request = asking()
     grant = fleet.admit(request, is_local=True)

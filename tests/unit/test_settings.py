@@ -124,6 +124,16 @@ def test_a_fault_of_a_secret_does_not_show_it() -> None:
     assert fault == "REDIS_URL=...: must start with redis://, rediss:// or unix://"
 
 
+@pytest.mark.parametrize("sign", ["/", "?", "#", "["])
+def test_a_password_that_breaks_its_url_is_not_quoted(sign: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        settings(REDIS_URL=f"redis://:s3cret{sign}word@host:6379/0")
+    [fault] = raised.value.faults
+    assert fault.startswith("REDIS_URL=...: not a URL like redis://:password@host:6379/0; ")
+    assert "s3cret" not in str(raised.value)
+    assert raised.value.__context__ is None
+
+
 def test_every_fault_is_reported_at_once() -> None:
     wrong = {"APP_PORT": "x", "APP_DEBUG": "x", "REDIS_URL": "x", "STOP_TIMEOUT": "x"}
     with pytest.raises(SettingsError) as raised:

@@ -74,6 +74,11 @@ class Admission:
             return None
         return instance, Grant(request, instance, keys, now + _HOLDS_S)
 
+    def still_may_use(self, request: PlainRequest, instance: Instance, *, is_local: bool) -> bool:
+        """Return whether who was admitted to the instance is still one whom it is open to."""
+        principal = self._principal(request, is_local=is_local)
+        return principal is not None and principal.may_use(instance)
+
     def is_local(self, peer: object) -> bool:
         """Return whether a connection from `peer` comes from this machine."""
         return isinstance(peer, tuple) and is_loopback(str(peer[0]))

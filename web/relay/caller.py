@@ -18,7 +18,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shared.domain.instance import Instance
-from shared.errors import EngineTimeout, FleetError, HeadersTooLarge, RequestTimeout
+from shared.errors import (
+    EngineTimeout,
+    FleetError,
+    HeadersTooLarge,
+    RequestTimeout,
+    Unauthorized,
+)
 from web.errors import CALLER_GONE_STATUS, status_of
 from web.relay.admission import Grant
 from web.relay.answer import AnswerHead, Body
@@ -27,6 +33,7 @@ from web.relay.engine import HELD_BYTES, EngineConnection
 from web.relay.refusal import caller_gone, refusal
 from web.relay.repeated import Repeated
 from web.relay.request import PlainRequest, plain_request
+from web.request_id import new as new_request_id
 
 if TYPE_CHECKING:
     from web.relay.relay import Relay
@@ -122,6 +129,7 @@ class CallerConnection(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """Stop the engine's work for a caller that has left."""
         self._relay.callers.discard(self)
+        self._relay.tunnels.discard(self)
         self._stop_dialling()
         if self._engine is not None:
             self._engine.abort()
@@ -205,7 +213,7 @@ class CallerConnection(asyncio.Protocol):
         self._last = not request.keep_alive or relay.draining
         self._status = 0
         self._instance = instance
-        self._request_id = request.request_id or relay.request_ids.next()
+        self._request_id = request.request_id or new_request_id()
         self._started = relay.time()
         self.deadline = relay.clock.now + (
             relay.limits.body_timeout_s if self._unsent else relay.limits.first_byte_timeout_s
@@ -277,12 +285,13 @@ class CallerConnection(asyncio.Protocol):
 
     def pass_on(self, data: bytes) -> None:
         """Send bytes of the answer on as they are."""
-        self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+        self.deadline = self._relay.idle_until
         self.transport.write(data)
 
     def switched(self, answer: AnswerHead, data: bytes) -> None:
         """Send the answer to a WebSocket handshake on; from now on bytes pass both ways."""
         self._state = _TUNNEL
+        self._relay.tunnels.add(self)
         self._status = answer.status
         self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
         self.transport.write(answer.for_tunnel(self._request_id, self._relay.clock.date) + data)
@@ -410,6 +419,15 @@ class CallerConnection(asyncio.Protocol):
         else:
             self.transport.abort()
 
+    def check_key(self) -> None:
+        """End a WebSocket whose key opens nothing any more: each of its messages is a request."""
+        if self._state != _TUNNEL or self._memo is None:
+            return
+        if not self._relay.admission.still_may_use(
+            self._memo[1], self._instance, is_local=self._is_local
+        ):
+            self.failed(Unauthorized("the API key of a WebSocket has expired or was revoked"))
+
     def close_if_idle(self) -> None:
         """Close unless a request is under way."""
         if self._state == _HEAD and not self._unread:
@@ -421,7 +439,7 @@ class CallerConnection(asyncio.Protocol):
         return engine is not None and engine.transport.get_write_buffer_size() > 0
 
     def _refuse(self, error: FleetError) -> None:
-        self.transport.write(refusal(error, self._relay.request_ids.next()))
+        self.transport.write(refusal(error, new_request_id()))
         self._linger()
 
     def _linger(self) -> None:

@@ -13,6 +13,8 @@ _SIZE = rb"([0-9A-Fa-f]{1,15})(?:;[\t -~\x80-\xff]{0,4096})?"  # with its extens
 _SIZE_LINE = re.compile(_SIZE + rb"\r\n")
 _BEGUN = re.compile(_SIZE + rb"(?:\r(?:\n\r?)?)?")  # and what may be there of the last CRLF, too
 _CRLF = 2
+_MAX_DIGITS = 3
+_USUAL = {b"%x" % size: size for size in range(1, 16**_MAX_DIGITS)}  # as uvicorn writes them
 
 
 class BadChunks(ValueError):
@@ -34,6 +36,11 @@ class Chunks:
         Raises:
             BadChunks: says what is wrong, as soon as no further byte could make it right.
         """
+        if not self._left and not self._line:
+            end = piece.find(b"\r\n", 0, _MAX_DIGITS + _CRLF)
+            size = _USUAL.get(piece[:end])
+            if size and len(piece) == end + size + 2 * _CRLF and piece.endswith(b"\r\n"):
+                return -1  # one whole chunk: a token, as it usually comes
         held = len(self._line)
         data = self._line + piece if held else piece
         self._line = b""

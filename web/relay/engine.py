@@ -31,7 +31,8 @@ IDLE_S = 4.0
 _NONE_KEPT_S = 60.0  # to an engine that closes earlier than that
 
 _MAX_HEAD = 256 * 1024  # bytes before an answer's body, with all interim answers
-_IN_HEAD, _IN_BODY, _TUNNEL = range(3)
+_IN_HEAD, _CHUNKED, _COUNTED, _UNTIL_CLOSE, _TUNNEL, _SPENT = range(6)
+_STATE = {Body.CHUNKED: _CHUNKED, Body.COUNTED: _COUNTED, Body.UNTIL_CLOSE: _UNTIL_CLOSE}
 _MAX_INFORMATIONAL = 199
 _UNAUTHORIZED = 401
 
@@ -117,11 +118,18 @@ class EngineConnection(asyncio.Protocol):
             self.transport.abort()
             return
         try:
-            if self._state == _IN_HEAD:
+            if self._state == _CHUNKED:  # first, and short: it happens at every token
+                end = self._chunks.end_in(data)
+                if end < 0:
+                    caller.pass_on(data)
+                else:
+                    self._end(caller, data, end)
+            elif self._state == _IN_HEAD:
                 self._receive_head(caller, data)
-            elif self._state == _IN_BODY:
-                self._receive_body(caller, data)
+            elif self._state == _COUNTED and len(data) >= self._left:
+                self._end(caller, data, self._left)
             else:
+                self._left -= len(data)
                 caller.pass_on(data)
         except (BadAnswer, BadChunks) as error:
             self.abort()
@@ -205,12 +213,12 @@ class EngineConnection(asyncio.Protocol):
             caller.begin_answer(answer, length, body[:length])
             self._ended(caller, extra=len(body) > length)
             return
-        self._state, self._left = _IN_BODY, length
-        if answer.body is Body.CHUNKED:
+        self._state, self._left = _STATE[answer.body], length
+        if self._state == _CHUNKED:
             self._chunks = Chunks()
         caller.begin_answer(answer, length, b"")
         if body:
-            self._receive_body(caller, body)
+            self.data_received(body)
 
     def _read(self, head: bytes) -> tuple[AnswerHead, int]:
         if self._memo is not None:
@@ -222,26 +230,13 @@ class EngineConnection(asyncio.Protocol):
             self._memo = Repeated(head), answer
         return answer, answer.length
 
-    def _receive_body(self, caller: CallerConnection, data: bytes) -> None:
-        answer = self.answer
-        if answer is None:
-            raise AssertionError("a body before its head")
-        if answer.body is Body.CHUNKED:
-            end = self._chunks.end_in(data)
-        elif answer.body is Body.COUNTED:
-            end = self._left if len(data) >= self._left else -1
-            self._left -= len(data)
-        else:
-            end = -1
-        if end < 0:
-            caller.pass_on(data)
-            return
+    def _end(self, caller: CallerConnection, data: bytes, end: int) -> None:
         caller.pass_on(data[:end])
         self._ended(caller, extra=end < len(data))
 
     def _ended(self, caller: CallerConnection, *, extra: bool) -> None:
         # An engine that sends more than it announced is not trusted with another request.
-        self._state = _IN_BODY if extra else _IN_HEAD
+        self._state = _SPENT if extra else _IN_HEAD
         caller.answered(self, last=False)
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from time import perf_counter
 
 from shared.address import authority
@@ -67,18 +65,6 @@ class Limits:
         )
 
 
-class RequestIds:
-    """Ids for requests that bring none: unique to this process's life, and to the fleet's."""
-
-    def __init__(self) -> None:
-        self._prefix = os.urandom(10).hex().encode()
-        self._numbers = count(1)
-
-    def next(self) -> bytes:
-        """Return a new id, 32 hexadecimal digits."""
-        return b"%b%012x" % (self._prefix, next(self._numbers))
-
-
 class Relay:
     """Moves requests to engines and answers back, on one event loop."""
 
@@ -100,17 +86,21 @@ class Relay:
         self.time = perf_counter
         self.clock = Clock(TICK_S, loop.time())
         self.pool = Pool(self.clock)
-        self.request_ids = RequestIds()
         self.callers: set[CallerConnection] = set()
+        self.tunnels: set[CallerConnection] = set()  # those of them that are WebSockets by now
         self.draining = False
+        self.idle_until = self.clock.now + limits.idle_timeout_s  # of what moves now
         self._adopting: set[asyncio.Task[object]] = set()
 
     def tick(self) -> None:
         """Read the clock; end what has lasted too long."""
         now = self.loop.time()
         self.clock.set(now)
+        self.idle_until = now + self.limits.idle_timeout_s
         for caller in [caller for caller in self.callers if caller.deadline <= now]:
             caller.expire()
+        for caller in list(self.tunnels):
+            caller.check_key()
         self.pool.sweep()
 
     def adopt(

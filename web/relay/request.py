@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from web.headers import FORWARDING, HOP_BY_HOP
+from web.request_id import fit
 
 # Segments begin with a letter, digit, dash or underscore: no `//`, no `.`, no `..`, nothing to
 # decode. `/v1` and `/v2` are what vLLM guards with its key, so that a wrong engine says 401.
@@ -19,7 +20,6 @@ _PLAIN = re.compile(
     rb"((?:\r\n[A-Za-z0-9-]+:[\t -~\x80-\xff]*)+)"
 )
 _LENGTH = re.compile(rb"[0-9]{1,15}")
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # gunicorn's limits, so that both ways refuse the same; bytes, without the CRLF
 _MAX_REQUEST_LINE = 4094
 _MAX_HEADER_LINE = 8188
@@ -118,7 +118,6 @@ def _request(
         return None
     if content_type := seen.get(b"content-type"):
         kept.append(b"Content-Type: " + content_type)
-    request_id = seen.get(b"x-request-id", b"")
     return PlainRequest(
         method=method,
         instance_id=instance_id.decode(),
@@ -130,7 +129,7 @@ def _request(
         websocket=websocket,
         host=seen[b"host"],
         token=given[0] if given else None,
-        request_id=request_id if _REQUEST_ID.fullmatch(request_id) else None,
+        request_id=fit(seen.get(b"x-request-id")),
         from_elsewhere=from_elsewhere,
     )
 
