@@ -125,6 +125,8 @@ class CallerConnection(asyncio.Protocol):
                 self._engine.abort()
                 self._engine = None
             self.transport.write(caller_gone(self._request_id))
+        elif self._state == _COLLECTING:
+            self._leave()  # a request that is cut off: the view says so
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Stop the engine's work for a caller that has left."""
