@@ -38,6 +38,7 @@ CALLER_GONE = (
     "the caller closed its connection, or its sending half, before the answer began; "
     "keep both open until the answer is complete"
 )
+_READ_PAST = 64 * 1024  # bytes
 _CLIENT_ERRORS = range(400, 500)
 
 
@@ -115,7 +116,14 @@ def _bug(error: Exception) -> Response:
     )
 
 
+def _close_before_a_long_body() -> None:
+    # gunicorn reads on past a short one; a longer one it leaves, and closes unannounced.
+    if (request.content_length or 0) > _READ_PAST or "Transfer-Encoding" in request.headers:
+        close_after(request.environ)
+
+
 def _response(status: int, message: str, *, code: str, field: str | None = None) -> Response:
+    _close_before_a_long_body()
     body = error_body(status, message, code=code, field=field)
     return Response(body, status, content_type="application/json")
 
