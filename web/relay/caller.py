@@ -3,7 +3,10 @@
 HEAD ──▶ RELAYING ──▶ HEAD          an exchange with an engine, then the next request
   │          ├──────▶ TUNNEL        a WebSocket, until either side ends
   │          └──────▶ LINGERING     answered before its body was read: the rest is thrown away
-  └──▶ COLLECTING ──▶ gone          not plain: to a thread, once what a thread needs is here
+  └──▶ COLLECTING ──▶ LEAVING       not plain: to a thread, once what a thread needs is here
+                                    and all answers before it have been sent
+
+Each ends in GONE, in which nothing is done any more but to send what is still unsent.
 """
 
 from __future__ import annotations
@@ -16,7 +19,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shared.domain.instance import Instance
-from shared.errors import EngineTimeout, FleetError, HeadersTooLarge, RequestTimeout
+from shared.errors import (
+    EngineTimeout,
+    FleetError,
+    HeadersTooLarge,
+    NoCapacity,
+    RequestTimeout,
+)
 from web.errors import CALLER_GONE_STATUS, status_of
 from web.relay.admission import Grant
 from web.relay.answer import AnswerHead, Body
@@ -32,7 +41,7 @@ if TYPE_CHECKING:
 _LINGER_S = 2.0  # for a caller to read an early answer while it still sends
 _MAX_AHEAD = 64 * 1024  # bytes of the next requests that are kept while one is under way
 
-_HEAD, _RELAYING, _TUNNEL, _COLLECTING, _LINGERING, _GONE = range(6)
+_HEAD, _RELAYING, _TUNNEL, _COLLECTING, _LEAVING, _LINGERING, _GONE = range(7)
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +58,17 @@ class CallerConnection(asyncio.Protocol):
     transport: asyncio.Transport
     _instance: Instance  # whose engine answers; set by the first request
 
-    def __init__(self, relay: Relay, unread: bytes = b"", *, ending: bool = False) -> None:
-        """Serve one connection; the arguments are those of `Relay.adopt`."""
+    def __init__(
+        self, relay: Relay, wait_s: float, *, unread: bytes = b"", ending: bool = False
+    ) -> None:
+        """Serve one connection.
+
+        Args:
+            relay: what it shares with the others.
+            wait_s: how long it may be silent before its next request.
+            unread: what was already read of it.
+            ending: it has had its last answer; throw away what still comes, then close.
+        """
         self._relay = relay
         self._unread = unread
         self._state = _LINGERING if ending else _HEAD
@@ -65,12 +83,12 @@ class CallerConnection(asyncio.Protocol):
         self._status = 0  # of the answer under way; 0 before it begins
         self._request_id = b""
         self._started = 0.0
-        self.deadline = relay.clock.now + relay.limits.header_timeout_s
+        self.deadline = relay.clock.now + wait_s
 
     @property
-    def busy(self) -> bool:
-        """Whether a request is under way."""
-        return self._state != _HEAD or bool(self._unread)
+    def is_relaying(self) -> bool:
+        """Whether it has a request under way with an engine."""
+        return self._state in (_RELAYING, _TUNNEL)
 
     # what asyncio calls
 
@@ -110,20 +128,14 @@ class CallerConnection(asyncio.Protocol):
             self._status = CALLER_GONE_STATUS
             self._finished()
             self._state = _GONE
-            if self._engine is not None:
-                self._engine.abort()
-                self._engine = None
+            self._leave_engine()
             self.transport.write(caller_gone(self._request_id))
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Stop the engine's work for a caller that has left."""
         self._relay.callers.discard(self)
-        if self._dialling is not None:
-            self._dialling.cancel()
-        if self._engine is not None:
-            self._engine.abort()
-            self._engine = None
-        if self._state in (_RELAYING, _TUNNEL):
+        self._leave_engine()
+        if self.is_relaying:
             self._finished()
         self._state = _GONE
 
@@ -137,6 +149,8 @@ class CallerConnection(asyncio.Protocol):
         """Go on reading the answer."""
         if self._engine is not None:
             self._engine.resume()
+        elif self._state == _LEAVING:
+            self._relay.loop.call_soon(self._hand_over)
 
     # the head
 
@@ -191,7 +205,7 @@ class CallerConnection(asyncio.Protocol):
             body = body[:length]
             self._unsent = 0
         self.wants_tunnel = request.websocket
-        self._last = not request.keep_alive or relay.draining
+        self._last = not request.keep_alive
         self._status = 0
         self._instance = instance
         self._request_id = request.request_id or relay.request_ids.next()
@@ -221,9 +235,13 @@ class CallerConnection(asyncio.Protocol):
             engine = await self._relay.dial(instance)
         except (OSError, TimeoutError) as error:
             self._dialling = None
-            self.failed(self._relay.no_connection(instance, error))
+            if self._state == _RELAYING:
+                self.failed(self._relay.no_connection(instance, error))
             return
         self._dialling = None
+        if self._state != _RELAYING:  # a cancellation may come too late to be one
+            engine.abort()
+            return
         self._engine = engine
         engine.begin(self, message)
         self.transport.resume_reading()
@@ -256,7 +274,9 @@ class CallerConnection(asyncio.Protocol):
         self.deadline = relay.clock.now + relay.limits.idle_timeout_s
         self._status = answer.status
         # With part of the request unsent nobody knows where the next one begins.
-        self._last = self._last or self._unsent > 0 or answer.body is Body.UNTIL_CLOSE
+        self._last = (
+            self._last or self._unsent > 0 or relay.draining or answer.body is Body.UNTIL_CLOSE
+        )
         self.transport.write(answer.for_caller(length, self._request_id, last=self._last) + body)
 
     def pass_on(self, data: bytes) -> None:
@@ -282,11 +302,8 @@ class CallerConnection(asyncio.Protocol):
         else:
             engine.release()
         self._finished()
-        if self._unsent:
+        if self._unsent or last or self._last:
             self._linger()
-        elif last or self._last:
-            self._state = _GONE
-            self.transport.close()
         else:
             self._next_request()
 
@@ -296,30 +313,35 @@ class CallerConnection(asyncio.Protocol):
 
     def failed(self, error: FleetError) -> None:
         """Say what went wrong with the engine; cut the answer if part of it has gone out."""
-        if self._engine is not None:
-            self._engine.abort()
-            self._engine = None
+        self._leave_engine()
         begun, self._status = self._status, self._status or int(status_of(error))
         self._finished()
         if begun or self._state == _TUNNEL:
             log.warning("instance %s: %s; answer cut", self._instance.instance_id, error)
-            self._state = _GONE
-            self.transport.close()  # without the final chunk: a part is not taken for the whole
+            self._close()  # without the final chunk: a part is not taken for the whole
             return
         self.transport.write(refusal(error, self._request_id))
         self._linger()
 
+    def _leave_engine(self) -> None:
+        if self._dialling is not None:
+            self._dialling.cancel()
+            self._dialling = None
+        if self._engine is not None:
+            self._engine.abort()
+            self._engine = None
+
     def _finished(self) -> None:
         relay = self._relay
+        status, seconds = self._status or CALLER_GONE_STATUS, relay.time() - self._started
         relay.activity.end(self._instance.instance_id)
-        relay.metrics.answered(
-            self._instance.instance_id, self._status or CALLER_GONE_STATUS, "relay",
-            relay.time() - self._started,
-        )  # fmt: skip
+        relay.metrics.answered(self._instance.instance_id, status, "relay", seconds)
+        if relay.log_access is not None and self._memo is not None:
+            relay.log_access(self._peer, self._memo[1], status, seconds, self._request_id)
 
     def _next_request(self) -> None:
         self._state = _HEAD
-        self.deadline = self._relay.clock.now + self._relay.limits.keep_alive_s
+        self.deadline = self._relay.clock.now + self._relay.keep_alive_s
         if self._unread:
             self.transport.resume_reading()
             self._relay.loop.call_soon(self._read_ahead)
@@ -345,20 +367,34 @@ class CallerConnection(asyncio.Protocol):
         collecting = self._collecting
         if collecting is None or not collecting.is_enough(self._unread):
             return
+        self._state = _LEAVING
+        if self.transport.get_write_buffer_size():  # of an answer before: a thread would overtake
+            self.transport.pause_reading()
+            self.transport.set_write_buffer_limits(high=0)  # so that we hear when all is sent
+        else:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        collecting = self._collecting
+        if self._state != _LEAVING or collecting is None:
+            return
+        try:
+            connection = detach(self.transport)
+        except OSError as error:  # no descriptor is left
+            self._refuse(NoCapacity(f"web process: {error}"))
+            return
         self._state = _GONE
         self._relay.callers.discard(self)
-        self._relay.give_to_thread(
-            detach(self.transport), self._unread, self._peer, collecting.is_whole
-        )
+        self._relay.give_to_thread(connection, self._unread, self._peer, collecting.is_whole)
 
     # time
 
     def expire(self) -> None:
         """End what has lasted too long."""
         limits = self._relay.limits
-        if self._state == _HEAD and not self._unread:
-            self._state = _GONE
-            self.transport.close()
+        unsent = self.transport.get_write_buffer_size() > 0
+        if (self._state == _HEAD and not self._unread) or (self._state == _LINGERING and unsent):
+            self._close()
         elif self._state in (_HEAD, _COLLECTING):
             part = "head" if self._state == _HEAD else "body"
             self._refuse(RequestTimeout(f"request: its {part} did not come in time"))
@@ -371,11 +407,10 @@ class CallerConnection(asyncio.Protocol):
         else:
             self.transport.abort()
 
-    def close_if_idle(self) -> None:
-        """Close unless a request is under way."""
+    def hasten(self, deadline: float) -> None:
+        """Wait for a next request no longer than that."""
         if self._state == _HEAD and not self._unread:
-            self._state = _GONE
-            self.transport.close()
+            self.deadline = min(self.deadline, deadline)
 
     def _engine_is_slow(self) -> bool:
         engine = self._engine
@@ -384,6 +419,12 @@ class CallerConnection(asyncio.Protocol):
     def _refuse(self, error: FleetError) -> None:
         self.transport.write(refusal(error, self._relay.request_ids.next()))
         self._linger()
+
+    def _close(self) -> None:
+        """Close once the caller has taken what is unsent, if it takes it at all."""
+        self._state = _GONE
+        self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+        self.transport.close()
 
     def _linger(self) -> None:
         """Half-close, and throw away what still comes: a reset would take the answer with it."""

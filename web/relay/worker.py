@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -17,9 +18,10 @@ import uvloop
 
 from web.gunicorn_worker import JsonErrorWorker
 from web.relay.relay import TICK_S, Limits, Parts, Relay
+from web.relay.request import PlainRequest
 from web.relay.threads import Threads
 
-_LAST_REQUESTS_S = 2.0  # when it stops, for requests already on their way over idle connections
+_OWN_DESCRIPTORS = 128  # Redis, logs, modules, the loop's; besides those of connections
 _SWITCH_INTERVAL_S = 0.0005  # a busy thread gives way to the event loop ten times sooner
 
 
@@ -32,6 +34,7 @@ class RelayWorker(JsonErrorWorker):
         asyncio.set_event_loop(self._loop)
         self._quitting = False
         self._accepting_from: list[socket.socket] = []
+        self._most_connections = _most_connections(self.cfg.worker_connections)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         super().init_process()
 
@@ -52,19 +55,22 @@ class RelayWorker(JsonErrorWorker):
         """Serve until asked to stop, then until what is under way has ended."""
         gc.collect()
         gc.freeze()  # what was loaded stays: no later collection needs to look at it
+        self._parts: Parts = self.wsgi.extensions["relay"]
         self._loop.run_until_complete(self._serve())
         if self._threads.busy:  # the interpreter would wait for them at its end
+            self._parts.metrics.close()
             logging.shutdown()
             os._exit(0)
 
     async def _serve(self) -> None:
-        parts: Parts = self.wsgi.extensions["relay"]
+        parts = self._parts
         self._relay = Relay(
             self._loop,
             parts.admission,
             parts.activity,
             parts.metrics,
             Limits.of(parts.settings, keep_alive_s=self.cfg.keepalive),
+            log_access=self._log_access if self.cfg.accesslog else None,
         )
         self._threads = Threads(self._relay, self.tpool, self.cfg.threads, self.handle, self.cfg)
         self._relay.give_to_thread = self._threads.take
@@ -72,8 +78,13 @@ class RelayWorker(JsonErrorWorker):
             self._tick()
             self._accept_while_there_is_room()
             await asyncio.sleep(TICK_S)
+        self._stop()  # for the threads, too: their answers are the last of their connections
         self._stop_accepting()
-        await self._drain()
+        if not self._quitting:
+            self._relay.drain()
+            self._leave_the_port()
+            await self._drain()
+        await self._cut()
 
     def _tick(self) -> None:
         self.notify()
@@ -82,15 +93,18 @@ class RelayWorker(JsonErrorWorker):
     async def _drain(self) -> None:
         """Let what is under way end, up to the deadline; new connections go to other processes."""
         relay, loop = self._relay, self._loop
-        relay.draining = True
-        began = loop.time()
-        while loop.time() - began < self.cfg.graceful_timeout and not self._quitting:
+        deadline = loop.time() + self._parts.settings.web_graceful_timeout_s
+        while loop.time() < deadline and not self._quitting:
             self._tick()
-            if loop.time() - began >= _LAST_REQUESTS_S:
-                relay.close_idle()
-            if not relay.callers and not self._threads.busy:
+            if not relay.connections and not self._threads.busy:
                 return
             await asyncio.sleep(TICK_S)
+
+    async def _cut(self) -> None:
+        cut = self._relay.cut() + self._threads.busy
+        if cut:
+            self.log.warning("requests cut: %d", cut)
+        await asyncio.sleep(0)  # each hears of its end, and is counted
 
     def _stop(self) -> None:
         self.alive = False
@@ -101,11 +115,15 @@ class RelayWorker(JsonErrorWorker):
 
     # new connections
 
+    @property
+    def _has_room(self) -> bool:
+        return self._relay.connections + self._threads.busy < self._most_connections
+
     def _accept_while_there_is_room(self) -> None:
-        here = len(self._relay.callers) + self._threads.busy
-        if here >= self.cfg.worker_connections:
-            self._stop_accepting()
-        elif not self._accepting_from:
+        # Processes share one socket, which they inherit. With a socket for each (SO_REUSEPORT) the
+        # kernel would deal connections out blindly, to a busy process as to an idle one, and reset
+        # those that one which ends has not accepted yet.
+        if self._has_room and not self._accepting_from:
             self._accepting_from = list(self.sockets)
             for listener in self._accepting_from:
                 listener.setblocking(False)  # noqa: FBT003 - the standard library's own
@@ -116,14 +134,55 @@ class RelayWorker(JsonErrorWorker):
             self._loop.remove_reader(listener.fileno())
         self._accepting_from = []
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _leave_the_port(self) -> None:
+        """Take who waits there, then let go of it: who connects to nobody is to hear so at once."""
+        for listener in self.sockets:
+            listener.setblocking(False)  # noqa: FBT003 - the standard library's own
+            while self._has_room and self._accept(listener):
+                pass
+            listener.close()
+
+    def _accept(self, listener: socket.socket) -> bool:
         # One at a time, so that another process that woke for the same burst has its share.
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
-            return
+            return False
         except OSError as error:  # no descriptors left: until the next tick
             self.log.warning("cannot accept: %s", error)
             self._stop_accepting()
-            return
+            return False
         self._relay.adopt(connection)
+        if not self._has_room:
+            self._stop_accepting()
+        return True
+
+    def _log_access(
+        self, peer: object, request: PlainRequest, status: int, seconds: float, request_id: bytes
+    ) -> None:
+        address = peer[0] if isinstance(peer, tuple) else peer
+        self.log.access_log.info(
+            '%s "%s /proxy/%s%s" %d %.3fs %s',
+            address,
+            request.method.decode(),
+            request.instance_id,
+            request.path,
+            status,
+            seconds,
+            request_id.decode(),
+        )
+
+
+def _most_connections(wanted: int) -> int:
+    """Raise this process's limit of descriptors as far as it needs and may; return what fits.
+
+    A connection that is relayed takes two descriptors.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * wanted + _OWN_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, (soft - _OWN_DESCRIPTORS) // 2))
