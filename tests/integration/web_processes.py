@@ -135,7 +135,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def metric(way: Way, name: str, **labels: str) -> float:
+def metric(way: Way, name: str, labels: dict[str, str]) -> float:
     """Return the sum of the samples of that name and those labels in /metrics."""
     text = requests.get(f"{way.fleet.base}/metrics", timeout=20).text
     return sum(
