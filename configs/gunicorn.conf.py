@@ -5,6 +5,7 @@ from gunicorn.workers.base import Worker
 
 from shared.address import authority
 from shared.settings import Settings
+from web.relay.loads import Loads
 from web.reloading import Reloading
 from web.snapshots import Snapshots
 
@@ -37,6 +38,12 @@ def on_starting(server: Arbiter) -> None:
     """Begin with no counts: a new master is a new start."""
     _metrics(server).clear()
     Reloading.of(server)
+    server.fleet_loads = Loads()
+
+
+def pre_fork(server: Arbiter, worker: Worker) -> None:
+    """Give each web process a place to tell the others how busy it is."""
+    worker.load = server.fleet_loads.new()
 
 
 def on_reload(server: Arbiter) -> None:
@@ -48,6 +55,7 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
     """Keep what a web process that ended has counted."""
     _metrics(server).merge(server.WORKERS)
     Reloading.of(server).ended(worker)
+    server.fleet_loads.free(worker.load)
 
 
 def on_exit(server: Arbiter) -> None:

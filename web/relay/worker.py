@@ -13,20 +13,26 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
 import uvloop
 
 from web.gunicorn_worker import JsonErrorWorker
+from web.relay.loads import Load
 from web.relay.relay import TICK_S, Limits, Parts, Relay
 from web.relay.request import PlainRequest
 from web.relay.threads import Threads
 
 _OWN_DESCRIPTORS = 128  # Redis, logs, modules, the loop's; besides those of connections
+_LEAVES_S = 0.002  # a new connection to a process that has fewer
+_MOST_AT_ONCE = 64  # taken by one that nobody relieves
 _SWITCH_INTERVAL_S = 0.0005  # a busy thread gives way to the event loop ten times sooner
 
 
 class RelayWorker(JsonErrorWorker):
     """One web process: an event loop for bytes, and threads for the application."""
+
+    load: Load  # from the master, before this process begins
 
     def init_process(self) -> None:
         """Prepare the loop; the base class loads the application and calls `run`."""
@@ -39,17 +45,20 @@ class RelayWorker(JsonErrorWorker):
         super().init_process()
 
     def init_signals(self) -> None:
-        """Take signals in the loop, between two of its callbacks."""
+        """Take signals from the beginning: while the application loads, the loop cannot."""
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        for number, act in (
-            (signal.SIGTERM, self._stop),
-            (signal.SIGQUIT, self._quit),
-            (signal.SIGINT, self._quit),
-            (signal.SIGUSR1, self.log.reopen_files),
-        ):
-            self._loop.add_signal_handler(number, act)
+        for number, act in self._on_signals().items():
+            signal.signal(number, lambda _number, _frame, act=act: act())
         signal.signal(signal.SIGWINCH, signal.SIG_IGN)
+
+    def _on_signals(self) -> dict[int, Callable[[], None]]:
+        return {
+            signal.SIGTERM: self._stop,
+            signal.SIGQUIT: self._quit,
+            signal.SIGINT: self._quit,
+            signal.SIGUSR1: self.log.reopen_files,
+        }
 
     def run(self) -> None:
         """Serve until asked to stop, then until what is under way has ended."""
@@ -63,6 +72,8 @@ class RelayWorker(JsonErrorWorker):
             os._exit(0)
 
     async def _serve(self) -> None:
+        for number, act in self._on_signals().items():  # now between two of the loop's callbacks
+            self._loop.add_signal_handler(number, act)
         parts = self._parts
         self._relay = Relay(
             self._loop,
@@ -80,6 +91,7 @@ class RelayWorker(JsonErrorWorker):
             await asyncio.sleep(TICK_S)
         self._stop()  # for the threads, too: their answers are the last of their connections
         self._stop_accepting()
+        self.load.leave()
         if not self._quitting:
             self._relay.drain()
             self._leave_the_port()
@@ -116,23 +128,47 @@ class RelayWorker(JsonErrorWorker):
     # new connections
 
     @property
+    def _connections(self) -> int:
+        return self._relay.connections + self._threads.busy
+
+    @property
     def _has_room(self) -> bool:
-        return self._relay.connections + self._threads.busy < self._most_connections
+        return self._connections < self._most_connections
 
     def _accept_while_there_is_room(self) -> None:
-        # Processes share one socket, which they inherit. With a socket for each (SO_REUSEPORT) the
-        # kernel would deal connections out blindly, to a busy process as to an idle one, and reset
-        # those that one which ends has not accepted yet.
-        if self._has_room and not self._accepting_from:
+        if not self._has_room:
+            self.load.leave()
+            return
+        self.load.tell(self._connections)
+        if not self._accepting_from:
             self._accepting_from = list(self.sockets)
             for listener in self._accepting_from:
                 listener.setblocking(False)  # noqa: FBT003 - the standard library's own
-                self._loop.add_reader(listener.fileno(), self._accept, listener)
+                self._loop.add_reader(listener.fileno(), self._somebody_came, listener)
 
     def _stop_accepting(self) -> None:
         for listener in self._accepting_from:
             self._loop.remove_reader(listener.fileno())
         self._accepting_from = []
+
+    def _somebody_came(self, listener: socket.socket) -> None:
+        # Processes share one socket, which they inherit. With a socket for each (SO_REUSEPORT) the
+        # kernel would deal connections out blindly, to a busy process as to an idle one, and reset
+        # those that one which ends has not accepted yet.
+        if self.load.is_above(self._connections):
+            self._loop.remove_reader(listener.fileno())
+            self._loop.call_later(_LEAVES_S, self._take_what_is_left, listener)
+        else:  # one at a time, so that another process that woke for the same burst has its share
+            self._accept(listener)
+
+    def _take_what_is_left(self, listener: socket.socket) -> None:
+        if listener not in self._accepting_from:
+            return
+        for _ in range(_MOST_AT_ONCE):
+            if not self._accept(listener):
+                break
+        if listener in self._accepting_from:
+            self._loop.add_reader(listener.fileno(), self._somebody_came, listener)
 
     def _leave_the_port(self) -> None:
         """Take who waits there, then let go of it: who connects to nobody is to hear so at once."""
@@ -143,7 +179,6 @@ class RelayWorker(JsonErrorWorker):
             listener.close()
 
     def _accept(self, listener: socket.socket) -> bool:
-        # One at a time, so that another process that woke for the same burst has its share.
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -153,9 +188,13 @@ class RelayWorker(JsonErrorWorker):
             self._stop_accepting()
             return False
         self._relay.adopt(connection)
-        if not self._has_room:
-            self._stop_accepting()
-        return True
+        if not self.alive:
+            return True
+        self.load.tell(self._connections)
+        if self._has_room:
+            return True
+        self._stop_accepting()
+        return False
 
     def _log_access(
         self, peer: object, request: PlainRequest, status: int, seconds: float, request_id: bytes
