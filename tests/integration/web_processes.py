@@ -82,7 +82,7 @@ WHOLE = {  # what comes after the first piece, to the end of the answer
 def running_web(folder: Path, **env: str) -> Iterator[Way]:
     """Run Redis and the web tier as it is configured."""
     with local_fleet(folder) as fleet:
-        fleet.start_web(RUN_DIR=str(folder / "web-run"), PROXY_ALLOW_PATHS="/v1/*", **env)
+        fleet.start_web(RUN_DIR=str(folder / "web-run"), **{"PROXY_ALLOW_PATHS": "/v1/*", **env})
         yield Way("relay", fleet)
 
 
