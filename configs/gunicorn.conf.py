@@ -5,7 +5,11 @@ from gunicorn.workers.base import Worker
 
 from shared.address import authority
 from shared.settings import Settings
+from web.relay.loads import Loads
+from web.reloading import Reloading
 from web.snapshots import Snapshots
+
+_PROCESSES_END_S = 5  # once their requests have ended, or were cut
 
 _settings = Settings.load_or_exit()
 
@@ -19,7 +23,7 @@ loglevel = "debug" if _settings.app_debug else "info"
 accesslog = "-" if _settings.app_debug else None
 control_socket_disable = True  # one socket in $HOME, shared by all gunicorns of a user
 keepalive = 75  # seconds; the default of 2 makes a client of several calls connect each time
-graceful_timeout = _settings.web_graceful_timeout_s
+graceful_timeout = _settings.web_graceful_timeout_s + _PROCESSES_END_S  # then SIGKILL
 limit_request_fields = _settings.proxy_max_headers
 forwarded_allow_ips = ""  # no header says who the caller is
 
@@ -31,11 +35,25 @@ def _metrics(server: Arbiter) -> Snapshots:
 def on_starting(server: Arbiter) -> None:
     """Begin with no counts: a new master is a new start."""
     _metrics(server).clear()
+    Reloading.of(server)
+    server.fleet_loads = Loads()
 
 
-def child_exit(server: Arbiter, _worker: Worker) -> None:
+def pre_fork(server: Arbiter, worker: Worker) -> None:
+    """Give each web process a place to tell the others how busy it is."""
+    worker.load = server.fleet_loads.new()
+
+
+def on_reload(server: Arbiter) -> None:
+    """Go on while the old processes end."""
+    Reloading.of(server).begins()
+
+
+def child_exit(server: Arbiter, worker: Worker) -> None:
     """Keep what a web process that ended has counted."""
     _metrics(server).merge(server.WORKERS)
+    Reloading.of(server).ended(worker)
+    server.fleet_loads.free(worker.load)
 
 
 def on_exit(server: Arbiter) -> None:

@@ -1,8 +1,9 @@
 """The whole fleet in the foreground: `python -m shared.foreground`, what `make run` runs.
 
-honcho with the Procfile as it stands, and two things more: the redis line is left out where
-REDIS_URL names another, and at the end Redis goes last, after the worker has ended its engines and
-written so.
+honcho with the Procfile as it stands, and three things more: the redis line is left out where
+REDIS_URL names another; at the end the web tier does not wait for streams under way, as it does on
+SIGTERM, since their engines end too; and Redis goes last, after the worker has ended its engines
+and written so.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import honcho.manager
@@ -24,6 +26,7 @@ _ENGINES_END_S = 30.0  # besides STOP_TIMEOUT: SIGKILL, and seeing that nothing 
 _LOOK_S = 0.1
 _OK = 200
 _ASKED_TO_END = frozenset({130, 143})  # honcho's exit status after SIGINT and SIGTERM
+_AT_ONCE = "web"
 _LAST = "redis"
 
 
@@ -53,7 +56,12 @@ class Foreground(honcho.manager.Manager):
     def _ask_to_end(self, names: list[str]) -> None:
         for name in names:
             process = self._processes.get(name, {"returncode": 0})
-            if "returncode" not in process:
+            if "returncode" in process:
+                continue
+            if name == _AT_ONCE:
+                with suppress(ProcessLookupError):
+                    os.killpg(process["pid"], signal.SIGINT)
+            else:
                 self._procmgr.terminate(process["pid"])
 
 

@@ -20,6 +20,7 @@ from tests.demo.waiting import until
 from tests.redis_server import running_redis
 
 STANDIN = f"{sys.executable} {ROOT / 'tests/standin/vllm'}"
+CONFIG = ROOT / "configs/gunicorn.conf.py"
 START_S = 30.0
 WAIT = {"wait": "30"}  # seconds; a stand-in is ready in less than one
 
@@ -76,15 +77,16 @@ class LocalFleet:
         self.processes.append(Process(popen, log))
         return self.processes[-1]
 
-    def start_web(self, *, worker_class: str | None = None, **env: str) -> Process:
+    def start_web(
+        self, *, worker_class: str | None = None, config: Path = CONFIG, **env: str
+    ) -> Process:
         """Start the web tier, by default as configured, and wait until it answers."""
         port = free_ports(1, first=20_000 + os.getpid() % 10_000)  # others test here, too
         self.base = f"http://localhost:{port}"
-        config = str(ROOT / "configs/gunicorn.conf.py")
         chosen = ["--worker-class", worker_class] if worker_class else []
         web = self.start(
             "web",
-            ["gunicorn", "--config", config, *chosen, "web.wsgi:app"],
+            ["gunicorn", "--config", str(config), *chosen, "web.wsgi:app"],
             {"APP_PORT": str(port), "WEB_PROCESSES": "1", **env},
         )
         assert until(lambda: self._answers("/healthz"), START_S), web.log.read_text()

@@ -5,6 +5,7 @@ byte. Whatever is not plain it gives to gunicorn's parser and the Flask applicat
 read so far, so that the fast way never has to be complete, only right.
 
     worker      the gunicorn worker: accepts, ticks, drains
+    loads       how many connections each process has, for an even share
     threads     connections on their way through the application
     relay       what all connections of a process share
     caller      one caller's connection: reads heads, chooses the way

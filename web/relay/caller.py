@@ -3,8 +3,10 @@
 HEAD ──▶ RELAYING ──▶ HEAD          an exchange with an engine, then the next request
   │          ├──────▶ TUNNEL        a WebSocket, until either side ends
   │          └──────▶ LINGERING     answered before its body was read: the rest is thrown away
-  └──▶ COLLECTING ──▶ LEAVING       not plain: to a thread, once what a thread needs is here and
-                                    the answers before it have been read
+  └──▶ COLLECTING ──▶ LEAVING       not plain: to a thread, once what a thread needs is here
+                                    and all answers before it have been sent
+
+Each ends in GONE, in which nothing is done any more but to send what is still unsent.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from shared.errors import (
     EngineTimeout,
     FleetError,
     HeadersTooLarge,
+    NoCapacity,
     RequestTimeout,
     Unauthorized,
 )
@@ -58,8 +61,17 @@ class CallerConnection(asyncio.Protocol):
     transport: asyncio.Transport
     _instance: Instance  # whose engine answers; set by the first request
 
-    def __init__(self, relay: Relay, unread: bytes = b"", *, ending: bool = False) -> None:
-        """Serve one connection; the arguments are those of `Relay.adopt`."""
+    def __init__(
+        self, relay: Relay, wait_s: float, *, unread: bytes = b"", ending: bool = False
+    ) -> None:
+        """Serve one connection.
+
+        Args:
+            relay: what it shares with the others.
+            wait_s: how long it may be silent before its next request.
+            unread: what was already read of it.
+            ending: it has had its last answer; throw away what still comes, then close.
+        """
         self._relay = relay
         self._unread = unread
         self._state = _LINGERING if ending else _HEAD
@@ -75,12 +87,12 @@ class CallerConnection(asyncio.Protocol):
         self._status = 0  # of the answer under way; 0 before it begins
         self._request_id = b""
         self._started = 0.0
-        self.deadline = relay.clock.now + relay.limits.header_timeout_s
+        self.deadline = relay.clock.now + wait_s
 
     @property
-    def busy(self) -> bool:
-        """Whether a request is under way."""
-        return self._state != _HEAD or bool(self._unread)
+    def is_relaying(self) -> bool:
+        """Whether it has a request under way with an engine."""
+        return self._state in (_RELAYING, _TUNNEL)
 
     # what asyncio calls
 
@@ -120,10 +132,7 @@ class CallerConnection(asyncio.Protocol):
             self._status = CALLER_GONE_STATUS
             self._finished()
             self._state = _GONE
-            self._stop_dialling()  # what is still unsent may keep the connection from closing
-            if self._engine is not None:
-                self._engine.abort()
-                self._engine = None
+            self._leave_engine()
             self.transport.write(caller_gone(self._request_id))
         elif self._state == _COLLECTING:
             self._leave()  # a request that is cut off: the view says so
@@ -132,11 +141,8 @@ class CallerConnection(asyncio.Protocol):
         """Stop the engine's work for a caller that has left."""
         self._relay.callers.discard(self)
         self._relay.tunnels.discard(self)
-        self._stop_dialling()
-        if self._engine is not None:
-            self._engine.abort()
-            self._engine = None
-        if self._state in (_RELAYING, _TUNNEL):
+        self._leave_engine()
+        if self.is_relaying:
             self._finished()
         self._state = _GONE
 
@@ -155,7 +161,7 @@ class CallerConnection(asyncio.Protocol):
         elif self._state == _HEAD:
             self._next_request()
         elif self._state == _LEAVING:
-            self._leave()
+            self._relay.loop.call_soon(self._hand_over)
 
     # the head
 
@@ -212,7 +218,7 @@ class CallerConnection(asyncio.Protocol):
             body = body[:length]
             self._unsent = 0
         self.wants_tunnel = request.websocket
-        self._last = not request.keep_alive or relay.draining
+        self._last = not request.keep_alive
         self._status = 0
         self._instance = instance
         self._request_id = request.request_id or new_request_id()
@@ -241,14 +247,14 @@ class CallerConnection(asyncio.Protocol):
         try:
             engine = await self._relay.dial(instance)
         except (OSError, TimeoutError) as error:
-            if self._dialling is not None:
-                self._dialling = None
+            self._dialling = None
+            if self._state == _RELAYING:
                 self.failed(self._relay.no_connection(instance, error))
             return
-        if self._dialling is None:  # stopped in the very moment in which it succeeded
+        self._dialling = None
+        if self._state != _RELAYING:  # a cancellation may come too late to be one
             engine.abort()
             return
-        self._dialling = None
         self._engine = engine
         engine.begin(self, message)
         self.transport.resume_reading()
@@ -281,7 +287,9 @@ class CallerConnection(asyncio.Protocol):
         self.deadline = relay.clock.now + relay.limits.idle_timeout_s
         self._status = answer.status
         # With part of the request unsent nobody knows where the next one begins.
-        self._last = self._last or self._unsent > 0 or answer.body is Body.UNTIL_CLOSE
+        self._last = (
+            self._last or self._unsent > 0 or relay.draining or answer.body is Body.UNTIL_CLOSE
+        )
         head = answer.for_caller(length, self._request_id, relay.clock.date, last=self._last)
         self.transport.write(head + body)
 
@@ -310,11 +318,8 @@ class CallerConnection(asyncio.Protocol):
         else:
             engine.release()
         self._finished()
-        if self._unsent:
+        if self._unsent or last or self._last:
             self._linger()
-        elif last or self._last:
-            self._state = _GONE
-            self.transport.close()
         else:
             self._next_request()
 
@@ -324,35 +329,34 @@ class CallerConnection(asyncio.Protocol):
 
     def failed(self, error: FleetError) -> None:
         """Say what went wrong with the engine; cut the answer if part of it has gone out."""
-        self._stop_dialling()
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.abort()
+        ends_by_closing = self._engine is not None and self._engine.ends_by_closing
+        self._leave_engine()
         begun, self._status = self._status, self._status or int(status_of(error))
         self._finished()
         if begun or self._state == _TUNNEL:
             log.warning("instance %s: %s; answer cut", self._instance.instance_id, error)
-            if begun and engine is not None and engine.ends_by_closing:
+            if begun and ends_by_closing:
                 _reset(self.transport)  # closed in order, it would be the whole answer
-            else:
-                self.transport.close()  # without the final chunk, or short of its length
-            self._state = _GONE
+            self._close()  # without the final chunk, or short of its length
             return
         self.transport.write(refusal(error, self._request_id))
         self._linger()
 
+    def _leave_engine(self) -> None:
+        if self._dialling is not None:
+            self._dialling.cancel()
+            self._dialling = None
+        if self._engine is not None:
+            self._engine.abort()
+            self._engine = None
+
     def _finished(self) -> None:
         relay = self._relay
+        status, seconds = self._status or CALLER_GONE_STATUS, relay.time() - self._started
         relay.activity.end(self._instance.instance_id)
-        relay.metrics.answered(
-            self._instance.instance_id, self._status or CALLER_GONE_STATUS, "relay",
-            relay.time() - self._started,
-        )  # fmt: skip
-
-    def _stop_dialling(self) -> None:
-        dialling, self._dialling = self._dialling, None
-        if dialling is not None:
-            dialling.cancel()
+        relay.metrics.answered(self._instance.instance_id, status, "relay", seconds)
+        if relay.log_access is not None and self._memo is not None:
+            relay.log_access(self._peer, self._memo[1], status, seconds, self._request_id)
 
     def _next_request(self) -> None:
         self._state = _HEAD
@@ -360,7 +364,7 @@ class CallerConnection(asyncio.Protocol):
             self.transport.pause_reading()
             self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
             return
-        self.deadline = self._relay.clock.now + self._relay.limits.keep_alive_s
+        self.deadline = self._relay.clock.now + self._relay.keep_alive_s
         self.transport.resume_reading()
         if self._unread:
             self._relay.loop.call_soon(self._read_ahead)
@@ -387,28 +391,38 @@ class CallerConnection(asyncio.Protocol):
             self._leave()
 
     def _leave(self) -> None:
-        """Go to the thread, once the answers to earlier requests have gone out."""
+        """Go to a thread, once the answers to earlier requests have gone out: it would overtake."""
+        self._state = _LEAVING
         if self.transport.get_write_buffer_size():
-            self._state = _LEAVING
             self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
             self.transport.pause_reading()
-            self.transport.set_write_buffer_limits(high=0)  # so that `resume_writing` tells
+            self.transport.set_write_buffer_limits(high=0)  # so that we hear when all is sent
+        else:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        collecting = self._collecting
+        if self._state != _LEAVING or collecting is None:
+            return
+        try:
+            connection = detach(self.transport)
+        except OSError as error:  # no descriptor is left
+            self._refuse(NoCapacity(f"web process: {error}"))
             return
         self._state = _GONE
         self._relay.callers.discard(self)
-        is_whole = self._collecting is not None and self._collecting.is_whole
-        self._relay.give_to_thread(detach(self.transport), self._unread, self._peer, is_whole)
+        self._relay.give_to_thread(connection, self._unread, self._peer, collecting.is_whole)
 
     # time
 
     def expire(self) -> None:
         """End what has lasted too long."""
         limits = self._relay.limits
+        unsent = self.transport.get_write_buffer_size() > 0
         if self._state == _HEAD and self._is_full:
             self.transport.abort()
-        elif self._state == _HEAD and not self._unread:
-            self._state = _GONE
-            self.transport.close()
+        elif (self._state == _HEAD and not self._unread) or (self._state == _LINGERING and unsent):
+            self._close()
         elif self._state in (_HEAD, _COLLECTING):
             part = "head" if self._state == _HEAD else "body"
             self._refuse(RequestTimeout(f"request: its {part} did not come in time"))
@@ -430,11 +444,10 @@ class CallerConnection(asyncio.Protocol):
         ):
             self.failed(Unauthorized("the API key of a WebSocket has expired or was revoked"))
 
-    def close_if_idle(self) -> None:
-        """Close unless a request is under way."""
+    def hasten(self, deadline: float) -> None:
+        """Wait for a next request no longer than that."""
         if self._state == _HEAD and not self._unread:
-            self._state = _GONE
-            self.transport.close()
+            self.deadline = min(self.deadline, deadline)
 
     def _engine_is_slow(self) -> bool:
         engine = self._engine
@@ -443,6 +456,12 @@ class CallerConnection(asyncio.Protocol):
     def _refuse(self, error: FleetError) -> None:
         self.transport.write(refusal(error, new_request_id()))
         self._linger()
+
+    def _close(self) -> None:
+        """Close once the caller has taken what is unsent, if it takes it at all."""
+        self._state = _GONE
+        self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+        self.transport.close()
 
     def _linger(self) -> None:
         """Half-close, and throw away what still comes: a reset would take the answer with it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,19 +11,26 @@ from time import perf_counter
 
 from shared.address import authority
 from shared.domain.instance import Instance
-from shared.errors import EngineUnreachable, FleetError
+from shared.errors import EngineUnreachable, FleetError, NoCapacity
 from shared.settings import Settings
 from web.activity import Activity
 from web.metrics import Metrics
 from web.relay.admission import Admission
 from web.relay.caller import CallerConnection
 from web.relay.engine import Clock, EngineConnection, Pool
+from web.relay.request import PlainRequest
 
 TICK_S = 0.25
 """How exact deadlines are."""
 
+_LAST_REQUESTS_S = 2.0  # of a process that stops, for requests already on their way to it
+_NOTHING_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS})
+
 GiveToThread = Callable[[socket.socket, bytes, object, bool], None]
 """Connection, what was read of it, its peer, and whether that is a whole request."""
+
+LogAccess = Callable[[object, PlainRequest, int, float, bytes], None]
+"""Peer, request, status, seconds, and request id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +83,17 @@ class Relay:
         activity: Activity,
         metrics: Metrics,
         limits: Limits,
+        *,
+        log_access: LogAccess | None,
     ) -> None:
-        """Serve on `loop`."""
+        """Serve on `loop`; `log_access` is told of each answer that has ended."""
         self.loop = loop
         self.admission = admission
         self.activity = activity
         self.metrics = metrics
         self.limits = limits
+        self.log_access = log_access
+        self.keep_alive_s = limits.keep_alive_s  # less once it drains
         self.give_to_thread: GiveToThread  # takes connections that need the application
         self.time = perf_counter
         self.clock = Clock(TICK_S, loop.time())
@@ -103,20 +115,32 @@ class Relay:
             caller.check_key()
         self.pool.sweep()
 
-    def adopt(
-        self, connection: socket.socket, unread: bytes = b"", *, ending: bool = False
-    ) -> None:
-        """Serve a caller's connection.
+    @property
+    def connections(self) -> int:
+        """How many callers' connections are here."""
+        return len(self.callers) + len(self._adopting)
+
+    def adopt(self, connection: socket.socket) -> None:
+        """Serve a caller's new connection, which nothing else reads or writes."""
+        wait_s = min(self.limits.header_timeout_s, self.keep_alive_s)
+        self._serve(connection, CallerConnection(self, wait_s))
+
+    def take_back(self, connection: socket.socket, unread: bytes, *, ending: bool) -> None:
+        """Go on with a connection that a thread had.
 
         Args:
             connection: nothing else reads or writes it.
             unread: what was already read of it.
             ending: it has had its last answer; throw away what still comes, then close.
         """
+        self._serve(
+            connection, CallerConnection(self, self.keep_alive_s, unread=unread, ending=ending)
+        )
+
+    def _serve(self, connection: socket.socket, made: CallerConnection) -> None:
         connection.setblocking(False)  # noqa: FBT003 - the standard library's own
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made = CallerConnection(self, unread, ending=ending)
         task = self.loop.create_task(self.loop.connect_accepted_socket(lambda: made, connection))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
@@ -138,11 +162,26 @@ class Relay:
         """Return what a caller is told whose engine takes no connection."""
         if isinstance(error, ConnectionRefusedError) and (told := self.admission.gone(instance)):
             return told
+        if isinstance(error, OSError) and error.errno in _NOTHING_LEFT:
+            return NoCapacity(f"web process: no connection to the engine can be made: {error}")
         why = str(error) or f"no answer in {self.limits.connect_timeout_s:g} s"
         at = authority(instance.host, instance.port)
         return EngineUnreachable(f"engine at {at} takes no connection: {why}")
 
-    def close_idle(self) -> None:
-        """Close all connections on which no request is under way."""
+    def drain(self) -> None:
+        """Take each further request for the last one of its connection.
+
+        Whoever asks nothing more is left within two seconds, not at once: a request may be on its
+        way, and nobody could tell its caller that it was not begun.
+        """
+        self.draining = True
+        self.keep_alive_s = min(self.keep_alive_s, _LAST_REQUESTS_S)
+        for caller in self.callers:
+            caller.hasten(self.loop.time() + self.keep_alive_s)
+
+    def cut(self) -> int:
+        """Break what is under way; return how many requests that ends."""
+        cut = [caller for caller in self.callers if caller.is_relaying]
         for caller in list(self.callers):
-            caller.close_if_idle()
+            caller.transport.abort()
+        return len(cut)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
 from collections import deque
@@ -16,9 +17,17 @@ if TYPE_CHECKING:
 
 Handle = Callable[[TConn], object]
 
+_PROXIED = b"/proxy/"
+
+log = logging.getLogger(__name__)
+
 
 class Threads:
-    """Gives connections to threads, never so many uploads that nothing else finds one."""
+    """Gives connections to threads, never so many of one kind that nothing else finds one.
+
+    Uploads may wait for their callers, and what goes to an engine for the engine and for the one
+    who reads the answer; all else ends soon.
+    """
 
     def __init__(
         self, relay: Relay, executor: Executor, size: int, handle: Handle, config: object
@@ -28,9 +37,8 @@ class Threads:
         self._executor = executor
         self._handle = handle
         self._config = config
-        self._most_uploads = max(1, size // 2)
-        self._uploads = 0
-        self._waiting: deque[_Job] = deque()  # uploads for which there is no thread yet
+        self._uploads = _Share(max(1, size // 2))
+        self._proxied = _Share(max(1, size - max(1, size // 8)))
         self.busy = 0  # connections that are here
 
     def take(self, connection: socket.socket, unread: bytes, peer: object, is_whole: bool) -> None:
@@ -43,14 +51,22 @@ class Threads:
             is_whole: the request is all in `unread`, so that the thread waits for nobody.
         """
         self.busy += 1
-        job = _Job(connection, unread, peer, is_upload=not is_whole)
-        if job.is_upload and self._uploads >= self._most_uploads:
-            self._waiting.append(job)
-        else:
+        is_proxied = _PROXIED in unread.partition(b"\r\n")[0]
+        shares = [
+            share
+            for share, concerned in ((self._uploads, not is_whole), (self._proxied, is_proxied))
+            if concerned
+        ]
+        job = _Job(connection, unread, peer, shares)
+        full = next((share for share in shares if not share.has_room), None)
+        if full is None:
             self._submit(job)
+        else:
+            full.waiting.append(job)
 
     def _submit(self, job: _Job) -> None:
-        self._uploads += job.is_upload
+        for share in job.shares:
+            share.held += 1
         self._executor.submit(self._serve, job)
 
     def _serve(self, job: _Job) -> None:
@@ -63,30 +79,47 @@ class Threads:
             served.parser.unreader.unread(job.unread)
             keep = bool(self._handle(served))
             unread = served.parser.unreader.take_buffered() if keep else b""
+        except Exception:  # would be lost in a future that nobody asks
+            log.exception("connection of %s: closed", job.peer)
         finally:
             self._relay.loop.call_soon_threadsafe(self._served, job, unread, keep)
 
     def _served(self, job: _Job, unread: bytes, keep: bool) -> None:
         self.busy -= 1
-        self._uploads -= job.is_upload
-        while self._waiting and self._uploads < self._most_uploads:
-            self._submit(self._waiting.popleft())
+        for share in job.shares:
+            share.held -= 1
+        for share in (self._uploads, self._proxied):
+            while share.waiting and all(each.has_room for each in share.waiting[0].shares):
+                self._submit(share.waiting.popleft())
         if job.connection.fileno() >= 0:  # else the application closed it
-            self._relay.adopt(job.connection, unread, ending=not keep)
+            self._relay.take_back(job.connection, unread, ending=not keep)
+
+
+class _Share:
+    """How many of the threads may be held by jobs of one kind, and the jobs that wait for one."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.held = 0
+        self.waiting: deque[_Job] = deque()
+
+    @property
+    def has_room(self) -> bool:
+        return self.held < self._most
 
 
 class _Job:
     """One connection on its way through a thread."""
 
-    __slots__ = ("connection", "is_upload", "peer", "unread")
+    __slots__ = ("connection", "peer", "shares", "unread")
 
     def __init__(
-        self, connection: socket.socket, unread: bytes, peer: object, *, is_upload: bool
+        self, connection: socket.socket, unread: bytes, peer: object, shares: list[_Share]
     ) -> None:
         self.connection = connection
         self.unread = unread
         self.peer = peer
-        self.is_upload = is_upload
+        self.shares = shares
 
 
 def _limit_waits(connection: socket.socket, seconds: float) -> None:
