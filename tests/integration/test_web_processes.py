@@ -148,6 +148,8 @@ def test_a_stream_that_lasts_too_long_is_cut_and_counted(tmp_path: Path) -> None
             labels = {"instance": case.instance_id, "way": "relay"}
             return metric(way, "fleet_requests_total", labels)
 
+        # Until all know the instance, some give its requests to the application.
+        assert until(lambda: metric(way, "fleet_routing_table_instances", {}) == 1, 10)
         before = counted()
         streams = streams_of_all(case)
         old = replaced_by_hup(way)
