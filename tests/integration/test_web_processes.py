@@ -303,3 +303,13 @@ def test_the_whole_fleet_ends_at_once_with_a_stream_under_way(tmp_path: Path) ->
             assert next(stream.iter_lines())
             assert fleet.stop() < 20  # not WEB_GRACEFUL_TIMEOUT, nor KILL_WAIT
     assert fleet.process.returncode == 0
+
+
+def test_relayed_requests_are_in_the_access_log_without_their_query(tmp_path: Path) -> None:
+    command = {"GUNICORN_CMD_ARGS": "--access-logfile -"}
+    with running_web(tmp_path, WEB_PROCESSES="1", **command) as way, closing(Case(way)) as case:
+        case.ask("GET", "?secret=word", "X-Request-Id: mine")
+        line = f'127.0.0.1 "GET {case.path}" 200 '
+        assert until(lambda: line in master_of(way).log.read_text(), 5)
+        logged = next(x for x in master_of(way).log.read_text().splitlines() if " mine" in x)
+        assert "word" not in logged
