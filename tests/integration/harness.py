@@ -20,7 +20,6 @@ from tests.demo.waiting import until
 from tests.redis_server import running_redis
 
 STANDIN = f"{sys.executable} {ROOT / 'tests/standin/vllm'}"
-CONFIG = ROOT / "configs/gunicorn.conf.py"
 START_S = 30.0
 WAIT = {"wait": "30"}  # seconds; a stand-in is ready in less than one
 
@@ -48,6 +47,7 @@ class LocalFleet:
     env: dict[str, str] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
     base: str = ""
+    config: Path = ROOT / "configs/gunicorn.conf.py"
     http: requests.Session = field(default_factory=requests.Session)
 
     def start(self, name: str, command: list[str], env: Mapping[str, str]) -> Process:
@@ -77,16 +77,14 @@ class LocalFleet:
         self.processes.append(Process(popen, log))
         return self.processes[-1]
 
-    def start_web(
-        self, *, worker_class: str | None = None, config: Path = CONFIG, **env: str
-    ) -> Process:
+    def start_web(self, *, worker_class: str | None = None, **env: str) -> Process:
         """Start the web tier, by default as configured, and wait until it answers."""
         port = free_ports(1, first=20_000 + os.getpid() % 10_000)  # others test here, too
         self.base = f"http://localhost:{port}"
         chosen = ["--worker-class", worker_class] if worker_class else []
         web = self.start(
             "web",
-            ["gunicorn", "--config", str(config), *chosen, "web.wsgi:app"],
+            ["gunicorn", "--config", str(self.config), *chosen, "web.wsgi:app"],
             {"APP_PORT": str(port), "WEB_PROCESSES": "1", **env},
         )
         assert until(lambda: self._answers("/healthz"), START_S), web.log.read_text()

@@ -176,7 +176,7 @@ def test_a_refused_handshake_opens_no_tunnel(socket_case: Case) -> None:
     path = f"/proxy/{socket_case.instance_id}/v1/realtime"
     caller.send(socket_case.head("GET", path, *HANDSHAKE))
     assert caller.answer().status == 403
-    caller.send(socket_case.head("GET", "/healthz"))
+    caller.send(socket_case.head("GET", "/healthz", "Connection: close"))
     assert b'"ok"' in caller.until_closed() or len(socket_case.engine.received) == 1
     assert b"/healthz" not in socket_case.engine.raw
 

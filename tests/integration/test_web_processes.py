@@ -12,11 +12,13 @@ from threading import Event
 from time import monotonic
 
 import pytest
+import requests
 
 from shared.settings import ROOT
+from tests.demo.fleet import running_fleet
 from tests.demo.waiting import until
 from tests.integration.conformance import Caller, Case, Way
-from tests.integration.harness import local_fleet
+from tests.integration.harness import STANDIN, WAIT, local_fleet
 from tests.integration.web_processes import (
     WAYS,
     WHOLE,
@@ -138,22 +140,24 @@ def is_left(case: Case, caller: Caller) -> bool:
 
 
 def test_a_stream_that_lasts_too_long_is_cut_and_counted(tmp_path: Path) -> None:
-    with running_web(tmp_path, WEB_PROCESSES="2", WEB_GRACEFUL_TIMEOUT="1") as way:
-        with closing(Case(way)) as case:
-            case.engine.script = held = Held()
+    limits = {"WEB_PROCESSES": "2", "WEB_GRACEFUL_TIMEOUT": "1"}
+    with running_web(tmp_path, **limits) as way, closing(Case(way)) as case:
+        case.engine.script = held = Held()
 
-            def counted() -> float:
-                labels = {"instance": case.instance_id, "way": "relay"}
-                return metric(way, "fleet_requests_total", labels)
+        def counted() -> float:
+            labels = {"instance": case.instance_id, "way": "relay"}
+            return metric(way, "fleet_requests_total", labels)
 
-            before = counted()
-            streams = streams_of_all(case)
-            old = replaced_by_hup(way)
-            for stream in streams:
-                assert stream.rest() == b"", stream.way
-            assert until(lambda: all(has_ended(pid) for pid in old), 10)
-            assert counted() == before + sum(stream.way == "relay" for stream in streams)
-            held.let_go()
+        # Until all know the instance, some give its requests to the application.
+        assert until(lambda: metric(way, "fleet_routing_table_instances", {}) == 1, 10)
+        before = counted()
+        streams = streams_of_all(case)
+        old = replaced_by_hup(way)
+        for stream in streams:
+            assert stream.rest() == b"", stream.way
+        assert until(lambda: all(has_ended(pid) for pid in old), 10)
+        assert counted() == before + sum(stream.way == "relay" for stream in streams)
+        held.let_go()
 
 
 def test_a_stopped_web_tier_ends_its_streams_first_and_takes_nobody_else(
@@ -181,10 +185,11 @@ def refuses(way: Way) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("held")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
 @pytest.mark.parametrize("after", [None, signal.SIGTERM, signal.SIGHUP])
 def test_a_web_tier_that_is_to_end_at_once_waits_for_no_stream(
-    way: Way, case: Case, held: Held, number: int, after: int | None
+    way: Way, case: Case, number: int, after: int | None
 ) -> None:
     streams = streams_of_all(case)
     master = master_of(way).popen
@@ -265,9 +270,9 @@ def test_connections_are_shared_by_the_processes(way: Way, case: Case) -> None:
 
 def test_a_configuration_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
     with local_fleet(tmp_path) as fleet:
-        config = tmp_path / "gunicorn.conf.py"
+        fleet.config = config = tmp_path / "gunicorn.conf.py"
         config.write_text((ROOT / "configs/gunicorn.conf.py").read_text())
-        web = fleet.start_web(config=config, RUN_DIR=str(tmp_path / "web-run"))
+        web = fleet.start_web(RUN_DIR=str(tmp_path / "web-run"))
         processes = children_of(web.popen.pid)
         config.write_text("raise SystemExit(1)")
         web.popen.send_signal(signal.SIGHUP)
@@ -286,3 +291,25 @@ def test_a_process_that_still_boots_hears_that_it_is_to_end(way: Way, after_s: f
     began = monotonic()
     assert master_of(way).end() == 0
     assert monotonic() - began < 10
+
+
+def test_the_whole_fleet_ends_at_once_with_a_stream_under_way(tmp_path: Path) -> None:
+    env = {"VLLM_COMMAND": STANDIN, "PROXY_ALLOW_PATHS": "/*", "REDIS_URL": ""}
+    with running_fleet(tmp_path / "run", env) as fleet:
+        body = {"model_name": "org/tiny"}
+        instance = requests.post(f"{fleet.base}/instances", params=WAIT, json=body, timeout=60)
+        path = f"/proxy/{instance.json()['instance_id']}/sse?count=10000&gap=0.1"
+        with requests.get(f"{fleet.base}{path}", stream=True, timeout=60) as stream:
+            assert next(stream.iter_lines())
+            assert fleet.stop() < 20  # not WEB_GRACEFUL_TIMEOUT, nor KILL_WAIT
+    assert fleet.process.returncode == 0
+
+
+def test_relayed_requests_are_in_the_access_log_without_their_query(tmp_path: Path) -> None:
+    command = {"GUNICORN_CMD_ARGS": "--access-logfile -"}
+    with running_web(tmp_path, WEB_PROCESSES="1", **command) as way, closing(Case(way)) as case:
+        case.ask("GET", "?secret=word", "X-Request-Id: mine")
+        line = f'127.0.0.1 "GET {case.path}" 200 '
+        assert until(lambda: line in master_of(way).log.read_text(), 5)
+        logged = next(x for x in master_of(way).log.read_text().splitlines() if " mine" in x)
+        assert "word" not in logged

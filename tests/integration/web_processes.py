@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from itertools import cycle
 from pathlib import Path
 from time import monotonic
+from typing import Self
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families
@@ -161,7 +162,7 @@ class Asking:
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._ask, daemon=True)
 
-    def __enter__(self) -> Asking:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

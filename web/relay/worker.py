@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import uvloop
 
@@ -49,7 +50,7 @@ class RelayWorker(JsonErrorWorker):
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         for number, act in self._on_signals().items():
-            signal.signal(number, lambda _number, _frame, act=act: act())
+            signal.signal(number, partial(_act, act))
         signal.signal(signal.SIGWINCH, signal.SIG_IGN)
 
     def _on_signals(self) -> dict[int, Callable[[], None]]:
@@ -210,6 +211,10 @@ class RelayWorker(JsonErrorWorker):
             seconds,
             request_id.decode(),
         )
+
+
+def _act(act: Callable[[], None], _number: int, _frame: object) -> None:
+    act()
 
 
 def _most_connections(wanted: int) -> int:
