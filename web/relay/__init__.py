@@ -9,7 +9,9 @@ read so far, so that the fast way never has to be complete, only right.
     threads     connections on their way through the application
     relay       what all connections of a process share
     caller      one caller's connection: reads heads, chooses the way
-    engine      one connection to an engine, and the pool of idle ones
+    engine      one connection to an engine: where its answer ends
+    pool        connections to engines that wait for their next request
+    clock       the time of one event loop
     admission   who may go the fast way, and to which instance
     request     a request's head in strict plain form (pure)
     answer      an answer's head, checked and rewritten (pure)

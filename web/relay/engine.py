@@ -1,9 +1,8 @@
-"""One connection to an engine, and the pool of idle ones. Knows where an answer ends."""
+"""One connection to an engine. Knows where an answer ends."""
 
 from __future__ import annotations
 
 import asyncio
-from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from shared.address import authority
@@ -21,22 +20,16 @@ from web.relay.repeated import Repeated
 
 if TYPE_CHECKING:
     from web.relay.caller import CallerConnection
+    from web.relay.pool import Address, Pool
 
 HELD_BYTES = 256 * 1024
 """Kept for a slow reader before the other side is asked to pause."""
-
-IDLE_S = 4.0
-"""How long a connection may wait for its next request: uvicorn closes it after 5 s."""
-
-_NONE_KEPT_S = 60.0  # to an engine that closes earlier than that
 
 _MAX_HEAD = 256 * 1024  # bytes before an answer's body, with all interim answers
 _IN_HEAD, _CHUNKED, _COUNTED, _UNTIL_CLOSE, _TUNNEL, _SPENT = range(6)
 _STATE = {Body.CHUNKED: _CHUNKED, Body.COUNTED: _COUNTED, Body.UNTIL_CLOSE: _UNTIL_CLOSE}
 _MAX_INFORMATIONAL = 199
 _UNAUTHORIZED = 401
-
-Address = tuple[str, int]
 
 
 class EngineConnection(asyncio.Protocol):
@@ -238,77 +231,3 @@ class EngineConnection(asyncio.Protocol):
         # An engine that sends more than it announced is not trusted with another request.
         self._state = _SPENT if extra else _IN_HEAD
         caller.answered(self, last=False)
-
-
-class Pool:
-    """Connections that wait for their next request, by address."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._idle: dict[Address, list[EngineConnection]] = {}
-        self._closing: dict[Address, float] = {}  # until when none is kept to these
-
-    def take(self, address: Address) -> EngineConnection | None:
-        """Return an open connection to the engine, if there is one fresh enough."""
-        waiting = self._idle.get(address)
-        while waiting:
-            connection = waiting.pop()  # the one used last: the others grow old and are closed
-            if self._is_fresh(connection):
-                return connection
-            connection.transport.abort()
-        return None
-
-    def put(self, connection: EngineConnection) -> None:
-        """Keep a connection for the next request."""
-        if self._closing and connection.address in self._closing:
-            connection.transport.abort()
-            return
-        connection.idle_since = self._clock.now
-        waiting = self._idle.get(connection.address)
-        if waiting is None:
-            waiting = self._idle[connection.address] = []
-        waiting.append(connection)
-
-    def closed_early(self, connection: EngineConnection) -> None:
-        """Hear that the engine closed a connection that was, or could have been, kept.
-
-        Its next idle ones could close just as a request is on its way, and such a request cannot
-        be sent again; so none is kept for a while.
-        """
-        self._closing[connection.address] = self._clock.now + _NONE_KEPT_S
-        waiting = self._idle.get(connection.address, [])
-        if connection in waiting:
-            waiting.remove(connection)
-
-    def sweep(self) -> None:
-        """Close what has waited too long."""
-        for address, until in list(self._closing.items()):
-            if until <= self._clock.now:
-                del self._closing[address]
-        for address, waiting in list(self._idle.items()):
-            fresh = [connection for connection in waiting if self._is_fresh(connection)]
-            for connection in waiting:
-                if connection not in fresh:
-                    connection.transport.abort()
-            if fresh:
-                self._idle[address] = fresh
-            else:
-                del self._idle[address]
-
-    def _is_fresh(self, connection: EngineConnection) -> bool:
-        # The clock stands still between ticks, so count a tick more.
-        waited = self._clock.now + self._clock.tick_s - connection.idle_since
-        return waited < IDLE_S and not connection.transport.is_closing()
-
-
-class Clock:
-    """Time, read once a tick: free to ask in every request."""
-
-    def __init__(self, tick_s: float, now: float) -> None:
-        self.tick_s = tick_s
-        self.set(now)
-
-    def set(self, now: float) -> None:
-        """Go on to the monotonic time `now`, in seconds."""
-        self.now = now
-        self.date = formatdate(usegmt=True).encode()  # of the wall clock, as HTTP writes it

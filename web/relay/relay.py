@@ -17,7 +17,9 @@ from web.activity import Activity
 from web.metrics import Metrics
 from web.relay.admission import Admission
 from web.relay.caller import CallerConnection
-from web.relay.engine import Clock, EngineConnection, Pool
+from web.relay.clock import Clock
+from web.relay.engine import EngineConnection
+from web.relay.pool import Pool
 from web.relay.request import PlainRequest
 
 TICK_S = 0.25
