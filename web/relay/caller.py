@@ -116,7 +116,7 @@ class CallerConnection(asyncio.Protocol):
         elif state == _RELAYING:
             self._body_received(data)
         elif state == _TUNNEL:
-            self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+            self.deadline = self._relay.clock.idle_until
             if self._engine is not None:
                 self._engine.send(data)
         elif state == _COLLECTING:
@@ -149,7 +149,7 @@ class CallerConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Read no more of the answer than the caller takes."""
         self._is_full = True
-        self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+        self.deadline = self._relay.clock.idle_until
         if self._engine is not None:
             self._engine.pause()
 
@@ -284,7 +284,7 @@ class CallerConnection(asyncio.Protocol):
     def begin_answer(self, answer: AnswerHead, length: int, body: bytes) -> None:
         """Send the head of the answer on, with what is there of its body."""
         relay = self._relay
-        self.deadline = relay.clock.now + relay.limits.idle_timeout_s
+        self.deadline = relay.clock.idle_until
         self._status = answer.status
         # With part of the request unsent nobody knows where the next one begins.
         self._last = (
@@ -295,7 +295,7 @@ class CallerConnection(asyncio.Protocol):
 
     def pass_on(self, data: bytes) -> None:
         """Send bytes of the answer on as they are."""
-        self.deadline = self._relay.idle_until
+        self.deadline = self._relay.clock.idle_until
         self.transport.write(data)
 
     def switched(self, answer: AnswerHead, data: bytes) -> None:
@@ -303,7 +303,7 @@ class CallerConnection(asyncio.Protocol):
         self._state = _TUNNEL
         self._relay.tunnels.add(self)
         self._status = answer.status
-        self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+        self.deadline = self._relay.clock.idle_until
         self.transport.write(answer.for_tunnel(self._request_id, self._relay.clock.date) + data)
         if self._unread and self._engine is not None:
             ahead, self._unread = self._unread, b""
@@ -362,7 +362,7 @@ class CallerConnection(asyncio.Protocol):
         self._state = _HEAD
         if self._is_full:  # no further answers for one who does not read those it has
             self.transport.pause_reading()
-            self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+            self.deadline = self._relay.clock.idle_until
             return
         self.deadline = self._relay.clock.now + self._relay.keep_alive_s
         self.transport.resume_reading()
@@ -394,7 +394,7 @@ class CallerConnection(asyncio.Protocol):
         """Go to a thread, once the answers to earlier requests have gone out: it would overtake."""
         self._state = _LEAVING
         if self.transport.get_write_buffer_size():
-            self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+            self.deadline = self._relay.clock.idle_until
             self.transport.pause_reading()
             self.transport.set_write_buffer_limits(high=0)  # so that we hear when all is sent
         else:
@@ -460,7 +460,7 @@ class CallerConnection(asyncio.Protocol):
     def _close(self) -> None:
         """Close once the caller has taken what is unsent, if it takes it at all."""
         self._state = _GONE
-        self.deadline = self._relay.clock.now + self._relay.limits.idle_timeout_s
+        self.deadline = self._relay.clock.idle_until
         self.transport.close()
 
     def _linger(self) -> None:

@@ -36,14 +36,15 @@ class EngineConnection(asyncio.Protocol):
     """Carries one exchange at a time; `caller` is whose it is, None while it waits in the pool."""
 
     __slots__ = (
-        "_chunks", "_head", "_interim", "_left", "_memo", "_paused", "_pool", "_state", "address",
-        "answer", "caller", "idle_since", "transport",
+        "_chunks", "_clock", "_head", "_interim", "_left", "_memo", "_paused", "_pool", "_state",
+        "address", "answer", "caller", "idle_since", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
 
     def __init__(self, pool: Pool, address: Address) -> None:
         self._pool = pool
+        self._clock = pool.clock
         self.address = address
         self.caller: CallerConnection | None = None
         self.answer: AnswerHead | None = None  # once its head has come
@@ -114,7 +115,8 @@ class EngineConnection(asyncio.Protocol):
             if self._state == _CHUNKED:  # first, and short: it happens at every token
                 end = self._chunks.end_in(data)
                 if end < 0:
-                    caller.pass_on(data)
+                    caller.deadline = self._clock.idle_until
+                    caller.transport.write(data)
                 else:
                     self._end(caller, data, end)
             elif self._state == _IN_HEAD:

@@ -21,7 +21,7 @@ class Pool:
     """The waiting connections, by address."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.clock = clock
         self._idle: dict[Address, list[EngineConnection]] = {}
         self._closing: dict[Address, float] = {}  # until when none is kept to these
 
@@ -40,7 +40,7 @@ class Pool:
         if self._closing and connection.address in self._closing:
             connection.transport.abort()
             return
-        connection.idle_since = self._clock.now
+        connection.idle_since = self.clock.now
         waiting = self._idle.get(connection.address)
         if waiting is None:
             waiting = self._idle[connection.address] = []
@@ -52,7 +52,7 @@ class Pool:
         Its next idle ones could close just as a request is on its way, and such a request cannot
         be sent again; so none is kept for a while.
         """
-        self._closing[connection.address] = self._clock.now + _NONE_KEPT_S
+        self._closing[connection.address] = self.clock.now + _NONE_KEPT_S
         waiting = self._idle.get(connection.address, [])
         if connection in waiting:
             waiting.remove(connection)
@@ -60,7 +60,7 @@ class Pool:
     def sweep(self) -> None:
         """Close what has waited too long."""
         for address, until in list(self._closing.items()):
-            if until <= self._clock.now:
+            if until <= self.clock.now:
                 del self._closing[address]
         for address, waiting in list(self._idle.items()):
             fresh = [connection for connection in waiting if self._is_fresh(connection)]
@@ -74,5 +74,5 @@ class Pool:
 
     def _is_fresh(self, connection: EngineConnection) -> bool:
         # The clock stands still between ticks, so count a tick more.
-        waited = self._clock.now + self._clock.tick_s - connection.idle_since
+        waited = self.clock.now + self.clock.tick_s - connection.idle_since
         return waited < IDLE_S and not connection.transport.is_closing()

@@ -98,19 +98,17 @@ class Relay:
         self.keep_alive_s = limits.keep_alive_s  # less once it drains
         self.give_to_thread: GiveToThread  # takes connections that need the application
         self.time = perf_counter
-        self.clock = Clock(TICK_S, loop.time())
+        self.clock = Clock(TICK_S, loop.time(), limits.idle_timeout_s)
         self.pool = Pool(self.clock)
         self.callers: set[CallerConnection] = set()
         self.tunnels: set[CallerConnection] = set()  # those of them that are WebSockets by now
         self.draining = False
-        self.idle_until = self.clock.now + limits.idle_timeout_s  # of what moves now
         self._adopting: set[asyncio.Task[object]] = set()
 
     def tick(self) -> None:
         """Read the clock; end what has lasted too long."""
         now = self.loop.time()
         self.clock.set(now)
-        self.idle_until = now + self.limits.idle_timeout_s
         for caller in [caller for caller in self.callers if caller.deadline <= now]:
             caller.expire()
         for caller in list(self.tunnels):
