@@ -144,7 +144,7 @@ def test_new_web_processes_go_on_counting(fleet: LocalFleet, path: str) -> None:
     assert until(lambda: not old & set(web_processes(fleet)), 30)
     assert until(lambda: shown(fleet)["fleet_web_processes"] == {(): 2}, 20)
     ask(fleet, path, 50)
-    assert until(lambda: answered(fleet, path) == 100, 5)
+    assert until(lambda: answered(fleet, path) == 100, 20)
 
 
 def test_a_request_has_one_id_for_caller_and_engine(fleet: LocalFleet, path: str) -> None:
