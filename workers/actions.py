@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
+from shared.domain.cause import Cause
 from shared.domain.instance import Instance, Status
 from shared.domain.policy import Policy
 from shared.domain.reconcile import Action, Observation, Patience
@@ -20,7 +21,7 @@ from shared.settings import Settings
 from shared.store import Change, Store
 from workers import process_tree
 from workers.admission import refuse_unsafe_spec
-from workers.autopsy import Cause, cause_of_death
+from workers.causes import cause_of_death
 from workers.command import command, environment
 from workers.engine import FAILED, STOPPED, Engine, launch_of
 from workers.ports import choose_port

@@ -7,7 +7,6 @@ finds the directory takes over where the last one stopped.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -26,12 +25,11 @@ from workers.log_tail import LogTail
 from workers.process_tree import Identity, Marks
 from workers.redaction import blotted, secrets_in
 from workers.run_directory import RunDirectory
-from workers.stages import STAGES, Load, follow
+from workers.stages import STAGES, Load, follow, progressed
 
 _SHIM_STARTS_S = 5.0  # a shim without a lock is still being born for so long, not dead
 _KILL_S = 1.0  # one turn of killing; the supervisor comes back while anything is left
 _PORT_CLOSES_S = 10.0  # then whoever holds the port is a stranger: nothing of ours runs
-_OWN_PROBE = re.compile(r'"GET /(?:health|v1/models|metrics) HTTP')  # in the access log
 LAST_LOG_LINES = 50
 STOPPED = str(Status.STOPPED)
 FAILED = str(Status.FAILED)
@@ -123,9 +121,9 @@ class Engine:
         """Return new log lines, with secrets blotted out; follows the load in them."""
         lines = self._tail.read_to_the_end() if to_the_end else self._tail.read()
         if lines:
-            if not all(_OWN_PROBE.search(line) for line in lines):
+            before, self.load = self.load, follow(self.load, lines)
+            if progressed(before, self.load):
                 self._last_progress_at = monotonic()
-            self.load = follow(self.load, lines)
             self.last_lines = [*self.last_lines, *lines][-LAST_LOG_LINES:]
         return lines
 

@@ -40,6 +40,11 @@ class Load:
     progress: float | None = None  # of the stage, 0 to 1, where the log tells
 
 
+def progressed(before: Load, after: Load) -> bool:
+    """Return whether a load has gone on between two looks at it."""
+    return after != before
+
+
 def follow(load: Load, lines: Iterable[str]) -> Load:
     """Return how far the load is after `lines`."""
     for line in lines:

@@ -141,6 +141,8 @@ class Instance:
     reason: str = ""
     stage: str = ""  # load stage while starting, see workers.stages
     progress: float | None = None  # of the stage, 0 to 1, where the log tells
+    stage_detail: str = ""  # what of the stage is done, in the log's words: 2/4
+    eta: float | None = None  # when ready is expected, from earlier starts; only while starting
     observed_generation: int = 0
     host: str = ""
     port: int | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from shared.domain.eta import PastStart
 from shared.domain.instance import Instance, Status
 from shared.domain.key import Key, KeyState
 from shared.domain.node import Node
@@ -20,6 +21,7 @@ KEEP_ENDED_S = 86_400  # ended records, their events and logs: a day
 USE_REPORT_S = 1.0  # at most between a request's begin and the first touch for it
 LOG_LINES = 5_000  # per instance, newest kept
 EVENTS = 1_000  # per instance, newest kept
+KEEP_STARTS_S = 30 * 86_400  # what starts of one kind took, after the last of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,20 @@ class Store(Protocol):
 
     def log(self, instance_id: str, tail: int) -> list[str]:
         """Return the last `tail` kept log lines, oldest first."""
+
+    # how long starts take
+
+    def record_start(self, kind: str, seconds: float, stages: Mapping[str, float]) -> None:
+        """Remember what a start that became ready took; the newest STARTS_KEPT of a kind are kept.
+
+        Args:
+            kind: as `domain.eta.kind_of_start` names it.
+            seconds: from its spawn to ready.
+            stages: load stage → seconds after the spawn at which it began.
+        """
+
+    def past_starts(self, kind: str) -> list[PastStart]:
+        """Return what earlier starts of a kind took, newest first."""
 
     # API keys
 

@@ -18,7 +18,7 @@ from shared.domain.node import Gpu
 _STRINGS = frozenset(
     {
         "instance_id", "model_name", "node", "desired", "stop_reason", "stop_by", "status",
-        "reason", "stage", "host", "boot_id", "engine_key", "cause", "advice",
+        "reason", "stage", "stage_detail", "host", "boot_id", "engine_key", "cause", "advice",
     }
 )  # fmt: skip
 UNREADABLE = "(unreadable)"

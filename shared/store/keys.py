@@ -58,6 +58,10 @@ class Keys:
         """Set: ids of the node's instances that are not ended."""
         return f"{self.prefix}placed:{name}"
 
+    def starts(self, kind: str) -> str:
+        """List, capped: what earlier starts of a kind took, newest first."""
+        return f"{self.prefix}starts:{kind}"
+
     @property
     def api_keys(self) -> str:
         """Set: ids of all API keys that were ever made; nothing is ever taken out."""

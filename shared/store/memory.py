@@ -6,10 +6,11 @@ import dataclasses
 import queue
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import replace
 from time import time
 
+from shared.domain.eta import STARTS_KEPT, PastStart
 from shared.domain.expiry import is_due
 from shared.domain.instance import BY_IDLE, RELEASED, Desired, Instance, Status, may_precede
 from shared.domain.key import Key, KeyState
@@ -46,6 +47,7 @@ class MemoryStore:
         self._beats: dict[str, float] = {}
         self._events: dict[str, deque[Event]] = defaultdict(lambda: deque(maxlen=EVENTS))
         self._logs: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=LOG_LINES))
+        self._starts: dict[str, deque[PastStart]] = defaultdict(lambda: deque(maxlen=STARTS_KEPT))
         self._api_keys: dict[str, Key] = {}
         self._listeners: list[queue.SimpleQueue[str]] = []
         self._key_listeners: list[queue.SimpleQueue[str]] = []
@@ -193,6 +195,16 @@ class MemoryStore:
         """Return the last `tail` kept log lines, oldest first."""
         with self._lock:
             return list(self._logs[instance_id])[-tail:] if tail else []
+
+    def record_start(self, kind: str, seconds: float, stages: Mapping[str, float]) -> None:
+        """Remember what a start that became ready took."""
+        with self._lock:
+            self._starts[kind].appendleft(PastStart(seconds=seconds, stages=dict(stages)))
+
+    def past_starts(self, kind: str) -> list[PastStart]:
+        """Return what earlier starts of a kind took, newest first."""
+        with self._lock:
+            return list(self._starts[kind])
 
     def api_keys(self) -> list[Key]:
         """Return all keys that were ever made, oldest first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -11,6 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from shared.domain.eta import STARTS_KEPT, PastStart
 from shared.domain.instance import Instance, may_precede
 from shared.domain.key import Key
 from shared.domain.node import LOST_AFTER_S, Claim, Node
@@ -18,6 +19,7 @@ from shared.errors import StoreUnavailable
 from shared.store import (
     EVENTS,
     KEEP_ENDED_S,
+    KEEP_STARTS_S,
     LOG_LINES,
     Beat,
     Change,
@@ -229,6 +231,23 @@ class RedisStore:
             return []
         newest_first = self._redis.xrevrange(self._keys.log(instance_id), count=tail)
         return [entry["line"] for _, entry in reversed(newest_first)]
+
+    @_answering
+    def record_start(self, kind: str, seconds: float, stages: Mapping[str, float]) -> None:
+        """Remember what a start that became ready took."""
+        key = self._keys.starts(kind)
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.lpush(key, json.dumps({"seconds": seconds, "stages": dict(stages)}))
+        pipe.ltrim(key, 0, STARTS_KEPT - 1)
+        pipe.expire(key, KEEP_STARTS_S)
+        pipe.execute()
+
+    @_answering
+    def past_starts(self, kind: str) -> list[PastStart]:
+        """Return what earlier starts of a kind took, newest first."""
+        kept = self._redis.lrange(self._keys.starts(kind), 0, -1)
+        found = [json.loads(text) for text in kept]
+        return [PastStart(seconds=one["seconds"], stages=one["stages"]) for one in found]
 
     @_answering
     def api_keys(self) -> list[Key]:

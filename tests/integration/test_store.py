@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import redis
 
+from shared.domain.eta import STARTS_KEPT, PastStart
 from shared.domain.instance import Desired, Exit, Instance, Status, may_become
 from shared.domain.key import Scope
 from shared.domain.node import Claim, Node
 from shared.errors import Conflict, StoreUnavailable
-from shared.store import KEEP_ENDED_S, Beat, Change, Store
+from shared.store import KEEP_ENDED_S, KEEP_STARTS_S, Beat, Change, Store
 from shared.store.memory import MemoryStore
 from shared.store.redis import RedisStore, connect
 from tests.builders import a_gpu, a_key, a_node, an_instance
@@ -699,6 +700,33 @@ def test_a_log_keeps_its_newest_lines(bench: Bench) -> None:
     assert (kept[-1], 5_000 <= len(kept) < 5_500) == ("5999", True)
 
 
+# how long starts take
+
+
+def test_what_starts_took_is_kept_by_kind_newest_first(store: Store) -> None:
+    store.record_start("a", 30.0, {"weights": 2.5})
+    store.record_start("b", 5.0, {})
+    store.record_start("a", 20.0, {})
+    newer, older = PastStart(seconds=20.0), PastStart(seconds=30.0, stages={"weights": 2.5})
+    assert store.past_starts("a") == [newer, older]
+
+
+def test_of_a_kind_never_started_nothing_is_known(store: Store) -> None:
+    assert store.past_starts("a") == []
+
+
+def test_only_the_newest_starts_of_a_kind_are_kept(store: Store) -> None:
+    for seconds in range(STARTS_KEPT + 5):
+        store.record_start("a", float(seconds), {})
+    kept = [start.seconds for start in store.past_starts("a")]
+    assert kept == [float(seconds) for seconds in range(STARTS_KEPT + 4, 4, -1)]
+
+
+def test_what_starts_took_is_forgotten_once_nobody_starts_so(redis_bench: RedisBench) -> None:
+    redis_bench.store.record_start("a", 1.0, {})
+    assert 0 < redis_bench.client.ttl("fleet:starts:a") <= KEEP_STARTS_S
+
+
 # a stop withdrawn
 
 
@@ -1015,6 +1043,8 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "events": lambda store: store.events("i1"),
     "append_log": lambda store: store.append_log("i1", ["a"]),
     "log": lambda store: store.log("i1", 1),
+    "record_start": lambda store: store.record_start("a", 1.0, {}),
+    "past_starts": lambda store: store.past_starts("a"),
     "changes": lambda store: next(iter(store.changes(1.0))),
     "api_keys": lambda store: store.api_keys(),
     "add_key": lambda store: store.add_key(a_key()[0]),

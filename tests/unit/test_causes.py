@@ -3,7 +3,7 @@
 import pytest
 
 from shared.domain.instance import Exit
-from workers.autopsy import cause_of_death
+from workers.causes import cause_of_death
 
 FAILED = Exit(code=1, signal=None, at=1.0)
 MISUSED = Exit(code=2, signal=None, at=1.0)
