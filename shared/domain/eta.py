@@ -42,9 +42,7 @@ def kind_of_start(model_name: str, params: Mapping[str, object], devices: Sequen
     return hashlib.sha256(told.encode()).hexdigest()[:24]
 
 
-def expected_seconds(
-    past: Collection[PastStart], reached: Reached, elapsed: float
-) -> float | None:
+def expected_seconds(past: Collection[PastStart], reached: Reached, elapsed: float) -> float | None:
     """Return how many seconds after its spawn a start will be ready, or None if nobody can say.
 
     The median of those past starts that took longer from where this one is than it already has:
