@@ -286,6 +286,32 @@ class Settings:
         "START_STALL_TIMEOUT", _seconds, "600",
         unit="seconds", doc="without progress in its log, after which a start is given up",
     )  # fmt: skip
+    restart_backoff_s: float = _setting(
+        "RESTART_BACKOFF", _interval, "10",
+        unit="seconds",
+        doc="from a crash to the next start; doubles with each crash; within a tenth, by chance",
+    )  # fmt: skip
+    restart_backoff_max_s: float = _setting(
+        "RESTART_BACKOFF_MAX", _interval, "300",
+        unit="seconds", doc="the longest wait between a crash and the next start",
+    )  # fmt: skip
+    restart_reset_after_s: float = _setting(
+        "RESTART_RESET_AFTER", _seconds, "600",
+        unit="seconds", doc="running for so long, an instance has its crashes before forgiven",
+    )  # fmt: skip
+    restart_max_failed_starts: int = _setting(
+        "RESTART_MAX_FAILED_STARTS", _whole(1, 1000), "5",
+        unit="crashes", doc="in a row without ever being ready, after which an instance is failed",
+    )  # fmt: skip
+    restart_max_per_hour: int = _setting(
+        "RESTART_MAX_PER_HOUR", _whole(1, 1000), "10",
+        unit="crashes", doc="within an hour, after which an instance is failed",
+    )  # fmt: skip
+    hang_grace_s: float = _setting(
+        "HANG_GRACE", _interval, "120",
+        unit="seconds",
+        doc="with requests running and not one step of the engine, after which it counts as hung",
+    )  # fmt: skip
     idle_sweep_interval_s: float = _setting(
         "IDLE_SWEEP_INTERVAL", _interval, "10",
         unit="seconds", doc="how often beat looks for idle instances",

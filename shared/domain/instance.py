@@ -153,11 +153,18 @@ class Instance:
     started_at: float | None = None
     ready_at: float | None = None
     ended_at: float | None = None
-    restarts: int = 0
-    cause: str = ""  # short code of why it failed
+    run: int = 0  # number of the engine's current or last spawn, from 1; 0 before the first
+    restarts: int = 0  # spawns after the first
+    cause: str = ""  # short code of its last crash; it stays while the engine is started again
     advice: str = ""  # what to change
     exit: Exit | None = None
-    last_log: tuple[str, ...] = ()  # of an engine that failed
+    last_log: tuple[str, ...] = ()  # of an engine that crashed
+    first_cause: str = ""  # of the first crash since it last ran for long: the root of a loop
+    first_reason: str = ""
+    retry_at: float | None = None  # when it starts again, while in backoff
+    crashes: tuple[float, ...] = ()  # times of those within the last hour, oldest first
+    failed_starts: int = 0  # crashes in a row that were never ready
+    backoff_step: int = 0  # crashes since it last ran for long, see domain.backoff
 
     # written by the worker at ready, then by touches
     last_active: float | None = None

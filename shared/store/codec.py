@@ -19,6 +19,7 @@ _STRINGS = frozenset(
     {
         "instance_id", "model_name", "node", "desired", "stop_reason", "stop_by", "status",
         "reason", "stage", "stage_detail", "host", "boot_id", "engine_key", "cause", "advice",
+        "first_cause", "first_reason",
     }
 )  # fmt: skip
 UNREADABLE = "(unreadable)"
@@ -48,7 +49,7 @@ def decode_instance(stored: Mapping[str, str]) -> Instance:
     values["desired"] = Desired(values["desired"])
     if "exit" in values:
         values["exit"] = Exit(**values["exit"])
-    for name in ("gpus", "last_log"):
+    for name in ("gpus", "last_log", "crashes"):
         values[name] = tuple(values.get(name, ()))
     return Instance(**values)
 

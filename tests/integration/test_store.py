@@ -284,6 +284,13 @@ def test_a_change_that_holds_is_written(bench: Bench) -> None:
         "progress": 0.5,
         "exit": Exit(code=1, signal=None, at=2.0),
         "last_log": ("a", "千"),
+        "run": 2,
+        "first_cause": "killed",
+        "first_reason": "engine ended by signal 9: 千",
+        "retry_at": 1_000_010.5,
+        "crashes": (999_000.5, 1_000_000.25),
+        "failed_starts": 1,
+        "backoff_step": 2,
     }
     assert bench.store.apply(bench.a_change(status=Status.STARTING, fields=fields))
     record = bench.got("i1")
@@ -345,6 +352,8 @@ def test_none_gives_every_optional_field_its_default(bench: Bench) -> None:
         "reason": "r", "stage": "s", "host": "h", "start_time": 1, "boot_id": "b",
         "engine_key": "k", "restarts": 1, "cause": "c", "advice": "a",
         "exit": Exit(code=1, signal=None, at=None), "last_log": ("x",),
+        "run": 1, "first_cause": "c", "first_reason": "r", "retry_at": 1.5, "crashes": (1.0,),
+        "failed_starts": 1, "backoff_step": 1,
     }  # fmt: skip
     bench.moved(bench.created(), Status.STARTING, **given)
     record = bench.moved("i1", Status.STARTING, **dict.fromkeys(given))
