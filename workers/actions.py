@@ -97,8 +97,16 @@ class Actions:
         if port is None:
             return
         host, key = self.settings.node_address, secrets.token_urlsafe(32)
-        chosen = replace(record, host=host, port=port, engine_key=key)
-        told = {"host": host, "port": port, "engine_key": key, "stage": engine.load.stage}
+        # `starting` already: of a start that was announced, nothing was spawned.
+        run = record.run + (record.status is not Status.STARTING)
+        chosen = replace(record, host=host, port=port, engine_key=key, run=run)
+        told = {
+            "run": run,
+            "host": host,
+            "port": port,
+            "engine_key": key,
+            "stage": engine.load.stage,
+        }
         if not self.write(record, Status.STARTING, reason="", **told):
             return
         try:

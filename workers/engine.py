@@ -44,7 +44,7 @@ class Engine:
         self.last_lines: list[str] = []
         self._run = run
         self._prober = prober
-        self._tail = LogTail(run, self._blotted)
+        self._tail = LogTail(run, self._blotted, self.run)
         self._secrets: frozenset[str] | None = None  # those it was started with; None: not read yet
         self._shim: subprocess.Popen[bytes] | None = None
         self._ready: Future[bool] | None = None
@@ -72,18 +72,23 @@ class Engine:
 
     @property
     def launch(self) -> dict[str, object] | None:
-        """What it was started with; None if it never was."""
+        """What it was last started with; None if it never was."""
         return self._run.read("launch")
+
+    @property
+    def run(self) -> int:
+        """The number of its last run; 0 before the first."""
+        return int(str((self.launch or {}).get("run", 0)))
 
     @property
     def stop_note(self) -> dict[str, str] | None:
         """Why it was told to stop and what it is to become; None if it was not."""
-        return self._run.read("stop")
+        return self._run.read("stop", self.run)
 
     @property
     def leader(self) -> Identity | None:
         """The engine's first process; None until it is spawned, or since another boot."""
-        state = self._run.read("state")
+        state = self._run.read("state", self.run)
         if state is None:
             return self._recorded
         if state["boot_id"] != process_tree.boot_id():
@@ -143,7 +148,10 @@ class Engine:
     def spawn(self, launch: dict[str, object]) -> None:
         """Start the shim, which starts the engine; returns at once."""
         self._run.make()
+        run = int(str(launch["run"]))
+        self._run.forget_runs_before(run - 1)
         self._run.write("launch", launch)
+        self._tail.begin(run)
         self._secrets = None
         self._last_progress_at = monotonic()
         self._shim = subprocess.Popen(
@@ -169,7 +177,8 @@ class Engine:
         """
         self._terminated_at = self._terminated_at or monotonic()
         with suppress(OSError):  # no folder, a full disk: it is to end all the same
-            self._run.write("stop", {"reason": reason, "outcome": outcome, "at": time()})
+            note = {"run": self.run, "reason": reason, "outcome": outcome, "at": time()}
+            self._run.write("stop", note)
         if shim := self._run.lock_holder():
             with suppress(ProcessLookupError):
                 os.kill(shim, signal.SIGTERM)
@@ -202,11 +211,12 @@ class Engine:
     def _remains(self, record: Instance) -> Remains:
         if self._shim is not None:
             self._shim.poll()  # reap it
-        if self.launch is None:  # never spawned, or somebody removed its folder
+        if self.launch is None or self.run < record.run:
+            # Never spawned, or not yet again, or somebody removed its folder.
             return Remains.LEFTOVERS if self._members() else Remains.NOT_SPAWNED
         leader = self.leader
         if self._shim_lives():
-            if self._run.read("exit") is not None or (leader and not leader.alive):
+            if self._run.read("exit", self.run) is not None or (leader and not leader.alive):
                 return Remains.ENDING
             return Remains.ALIVE
         if self._members():
@@ -219,7 +229,8 @@ class Engine:
         if self._run.lock_holder() is not None:
             return True
         age = self._run.age_of("launch", time())
-        being_born = self._run.read("state") is None and self._run.read("exit") is None
+        facts = [self._run.read(name, self.run) for name in ("state", "exit")]
+        being_born = facts == [None, None]
         return self._shim is None and being_born and age is not None and age < _SHIM_STARTS_S
 
     def _members(self) -> set[int]:
@@ -233,7 +244,7 @@ class Engine:
         return gpus.are_released(record.gpus)
 
     def _exit(self) -> Exit | None:
-        found = self._run.read("exit")
+        found = self._run.read("exit", self.run)
         return Exit(code=found["code"], signal=found["signal"], at=found["at"]) if found else None
 
     # what it says itself
@@ -292,6 +303,7 @@ def launch_of(
     return {
         "instance_id": record.instance_id,
         "generation": record.generation,
+        "run": record.run,
         "command": command,
         "env": env,
         "host": record.host,

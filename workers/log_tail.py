@@ -22,16 +22,28 @@ class LogTail:
     Args:
         run: the engine's folder.
         blot: takes secrets out of a line, before it is cut to length.
+        number: of the run whose log to read.
     """
 
-    def __init__(self, run: RunDirectory, blot: Callable[[str], str] = str) -> None:
+    def __init__(
+        self, run: RunDirectory, blot: Callable[[str], str] = str, number: int = 1
+    ) -> None:
         self._run = run
+        self._number = number
         self._blot = blot
         self._file: BinaryIO | None = None
         self._rest = b""
         self._in_long_line = False  # its beginning has been passed on, the rest is left out
-        shipped = run.read("shipped") or {}
-        self._resume = (shipped.get("inode"), int(shipped.get("offset", 0)))
+        self._resume = self._shipped()
+
+    def begin(self, number: int) -> None:
+        """Read the log of this run from now on, where it is another."""
+        if number != self._number:
+            self.close()
+            self._number = number
+            self._rest = b""
+            self._in_long_line = False
+            self._resume = self._shipped()
 
     def read(self) -> list[str]:
         """Return the lines written since the last call, cleaned of control characters."""
@@ -73,13 +85,18 @@ class LogTail:
             # A line begun in the file before a rotation cannot be gone back to.
             offset = max(0, self._file.tell() - len(self._rest))
             inode = os.fstat(self._file.fileno()).st_ino
-            self._run.write("shipped", {"inode": inode, "offset": offset})
+            shipped = {"run": self._number, "inode": inode, "offset": offset}
+            self._run.write("shipped", shipped)
 
     def close(self) -> None:
         """Let go of the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _shipped(self) -> tuple[int | None, int]:
+        shipped = self._run.read("shipped", self._number) or {}
+        return shipped.get("inode"), int(shipped.get("offset", 0))
 
     def _cleaned(self, lines: list[bytes]) -> list[str]:
         return [cleaned for line in lines if (cleaned := clean(line, self._blot))]
@@ -89,12 +106,12 @@ class LogTail:
             return
         (inode, offset), self._resume = self._resume, (None, 0)
         # Written before a rotation that nobody watched: the old file first.
-        for path in (self._run.old_log, self._run.log):
+        for path in (self._run.old_log(self._number), self._run.log(self._number)):
             with suppress(FileNotFoundError):
                 file = path.open("rb", buffering=0)
                 if os.fstat(file.fileno()).st_ino == inode:
                     file.seek(offset)
-                elif path == self._run.old_log:
+                elif path == self._run.old_log(self._number):
                     file.close()
                     continue
                 self._file = file
@@ -110,7 +127,7 @@ class LogTail:
 
     def _rotated(self, file: BinaryIO) -> bool:
         try:
-            return os.fstat(file.fileno()).st_ino != self._run.log.stat().st_ino
+            return os.fstat(file.fileno()).st_ino != self._run.log(self._number).stat().st_ino
         except FileNotFoundError:
             return False
 

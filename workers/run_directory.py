@@ -1,14 +1,20 @@
 """One engine's folder on its node: what it was started with, how it ended, its log, its lock.
 
     RUN_DIR/engines/INSTANCE_ID/
-        launch.json   command, environment, port, key: written before the shim is spawned
-        state.json    pids and start times: written by the shim once the engine is spawned
-        stop.json     why it was told to stop: written before SIGTERM
-        exit.json     how the engine's first process ended: written by the shim
-        engine.log    and engine.log.1, by the shim
-        shipped.json  how much of the log the worker has sent on
-        lock          held by the shim while it lives
-        work/         the engine's current directory, and its mark: see workers.process_tree
+        manifest.json  the record as this node last knew it: see workers.manifest
+        launch.json    command, environment, port, key: written before the shim is spawned
+        state.json     pids and start times: written by the shim once the engine is spawned
+        stop.json      why it was told to stop: written before SIGTERM
+        exit.json      how the engine's first process ended: written by the shim
+        run-N.log      and run-N.log.1: the output of the N-th spawn, by the shim
+        run-N.shim.log what its shim had to say itself: nothing, if all is well
+        shipped.json   how much of the log the worker has sent on
+        lock           held by the shim while it lives
+        work/          the engine's current directory, and its mark: see workers.process_tree
+
+An engine is spawned again after a crash. launch, state, stop and exit hold the number of the `run`
+they speak of, and are read for one run, so that the end of the run before is never taken for the
+end of this one. Logs are kept of the last two runs.
 
 Standard library only: the shim runs on it and must start in no time.
 """
@@ -18,12 +24,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_OF_RUN = re.compile(r"run-(\d+)\.")
 _FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
 
 
@@ -33,15 +41,32 @@ class RunDirectory:
 
     path: Path
 
-    @property
-    def log(self) -> Path:
-        """The engine's output, newest part."""
-        return self.path / "engine.log"
+    def log(self, run: int) -> Path:
+        """Return where the output of a run goes, newest part."""
+        return self.path / f"run-{run}.log"
 
-    @property
-    def old_log(self) -> Path:
-        """The part before it, once the log has been rotated."""
-        return self.path / "engine.log.1"
+    def old_log(self, run: int) -> Path:
+        """Return where the part before it is, once the log has been rotated."""
+        return self.path / f"run-{run}.log.1"
+
+    def shim_log(self, run: int) -> Path:
+        """Return where the shim of a run says what ended it."""
+        return self.path / f"run-{run}.shim.log"
+
+    def runs(self) -> list[int]:
+        """Return the numbers of the runs whose logs are kept, oldest first."""
+        found = {
+            int(match[1])
+            for path in (self.path.iterdir() if self.path.is_dir() else ())
+            if (match := _OF_RUN.match(path.name))
+        }
+        return sorted(found)
+
+    def forget_runs_before(self, run: int) -> None:
+        """Remove the logs of the runs before `run`."""
+        for path in list(self.path.iterdir()):
+            if (match := _OF_RUN.match(path.name)) and int(match[1]) < run:
+                path.unlink(missing_ok=True)
 
     @property
     def work(self) -> Path:
@@ -53,14 +78,20 @@ class RunDirectory:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.work.mkdir(mode=0o700, exist_ok=True)
 
-    def read(self, name: str) -> dict[str, Any] | None:
-        """Return what `name`.json holds, or None if it was never written."""
+    def read(self, name: str, run: int | None = None) -> dict[str, Any] | None:
+        """Return what `name`.json holds; None if it was never written or holds no JSON object.
+
+        Args:
+            name: of the file.
+            run: where given, None too if the file speaks of another run.
+        """
         try:
-            text = (self.path / f"{name}.json").read_text()
-        except (FileNotFoundError, NotADirectoryError):
+            found = json.loads((self.path / f"{name}.json").read_bytes())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None  # ValueError: torn by a machine that lost power
+        if not isinstance(found, dict):
             return None
-        found = json.loads(text)
-        return found if isinstance(found, dict) else None
+        return found if run is None or found.get("run", 0) == run else None
 
     def write(self, name: str, value: Mapping[str, object]) -> None:
         """Replace `name`.json: whole and on disk, or not at all."""

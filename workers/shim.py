@@ -45,12 +45,13 @@ def main() -> int:
     if launch is None:
         sys.exit(f"{run.path} has no launch.json")
     become_subreaper()
-    log = Log(run.log, run.old_log)
+    number = int(launch.get("run", 0))
+    log = Log(run.log(number), run.old_log(number))
     try:
         engine = Engine(run, launch, log)
     except (OSError, ValueError) as error:
         log.write(f"could not run {launch['command'][0]}: {error}\n".encode())
-        run.write("exit", {"code": _NOT_STARTED, "signal": None, "at": time()})
+        run.write("exit", {"run": number, "code": _NOT_STARTED, "signal": None, "at": time()})
         return 0
     engine.watch()
     return 0
@@ -99,6 +100,7 @@ class Engine:
         """
         self._run = run
         self._log = log
+        self._number = int(str(launch.get("run", 0)))
         self._stop_timeout_s = float(str(launch["stop_timeout_s"]))
         self._kill_at: float | None = None
         self._exit: dict[str, object] | None = None
@@ -111,6 +113,7 @@ class Engine:
         self._selector.register(self._output, selectors.EVENT_READ, self._copy_output)
         self._marks = Marks(str(launch["instance_id"]), run.work, self._leader, os.getpid())
         state = {
+            "run": self._number,
             "boot_id": process_tree.boot_id(),
             "pid": self._leader.pid,
             "start_time": self._leader.start_time,
@@ -186,6 +189,7 @@ class Engine:
                 if pid == self._leader.pid:
                     ended = os.waitstatus_to_exitcode(status)
                     self._exit = {
+                        "run": self._number,
                         "code": ended if ended >= 0 else None,
                         "signal": -ended if ended < 0 else None,
                         "at": time(),

@@ -181,7 +181,7 @@ def watch_commands(url: str, found: Surfaces, stop: threading.Event) -> None:
 def test_no_secret_is_seen_while_instances_run_fail_and_crash(surfaces: Surfaces) -> None:
     surfaces.read_files()
     said_by_itself = [
-        f"run-two/engines/{surfaces.ids[-1]}/engine.log" in leak for leak in surfaces.leaks()
+        f"run-two/engines/{surfaces.ids[-1]}/run-1.log" in leak for leak in surfaces.leaks()
     ]
     assert any(said_by_itself), "the talkative engine was meant to say its secrets to its own log"
     assert len(surfaces.keys) == 4
@@ -201,7 +201,7 @@ def test_the_search_saw_every_kind_of_surface(surfaces: Surfaces) -> None:
 
 def talkatives_own(leak: str) -> bool:
     """Tell whether it is the raw log, on disk, of the engine that says all it knows."""
-    return leak.startswith("run-two/engines/") and "/engine.log: " in leak
+    return leak.startswith("run-two/engines/") and "/run-1.log: " in leak
 
 
 def test_what_a_talkative_engine_said_is_passed_on_without_its_secrets(surfaces: Surfaces) -> None:
@@ -213,7 +213,7 @@ def test_what_a_talkative_engine_said_is_passed_on_without_its_secrets(surfaces:
 
 def test_files_with_secrets_are_their_owners_alone(surfaces: Surfaces) -> None:
     launches = list(surfaces.fleet.folder.glob("run-*/engines/*/launch.json"))
-    logs = list(surfaces.fleet.folder.glob("run-*/engines/*/engine.log"))
+    logs = list(surfaces.fleet.folder.glob("run-*/engines/*/run-1.log"))
     assert len(launches) == len(logs) == 4
     for path in [*launches, *logs]:
         assert path.stat().st_mode & 0o777 == 0o600

@@ -206,9 +206,9 @@ def test_a_worker_stopped_without_redis_ends_its_engines_and_the_next_one_says_s
 def test_a_log_flood_does_not_stop_the_engine_and_stays_bounded(fleet: LocalFleet) -> None:
     record = fleet.create(log_flood=100)
     folder = engine_folder(fleet, record)
-    assert until((folder / "engine.log.1").exists, 20)
+    assert until((folder / "run-1.log.1").exists, 20)
     assert fleet.call("GET", f"/proxy/{record['instance_id']}/v1/models").status_code == 200
-    assert sum(path.stat().st_size for path in folder.glob("engine.log*")) < 40 * 2**20
+    assert sum(path.stat().st_size for path in folder.glob("run-*.log*")) < 40 * 2**20
     assert fleet.delete(record["instance_id"])["status"] == "deleted"
 
 

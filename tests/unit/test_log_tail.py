@@ -28,14 +28,14 @@ def reader(run: RunDirectory) -> Iterator[Reader]:
 
 def write(run: RunDirectory, text: str) -> None:
     """Add to the log."""
-    with run.log.open("ab") as log:
+    with run.log(1).open("ab") as log:
         log.write(text.encode())
 
 
 def rotate(run: RunDirectory) -> None:
     """Begin a new log file, as the shim does."""
-    run.log.rename(run.log.with_suffix(".log.1"))
-    run.log.touch()
+    run.log(1).rename(run.old_log(1))
+    run.log(1).touch()
 
 
 def read_all(tail: LogTail) -> list[str]:
@@ -80,7 +80,7 @@ def test_a_line_is_read_when_it_is_whole(run: RunDirectory, reader: Reader) -> N
 
 def test_a_character_that_comes_in_two_parts_stays_whole(run: RunDirectory, reader: Reader) -> None:
     tail = reader()
-    with run.log.open("wb", buffering=0) as log:
+    with run.log(1).open("wb", buffering=0) as log:
         log.write("千".encode()[:1])
         first = tail.read()
         log.write("千".encode()[1:] + b"\n")
@@ -196,12 +196,12 @@ def test_a_new_file_that_got_the_inode_of_an_old_one_is_read_from_its_beginning(
     after = reader()
     read_all(after)
     first = run.path / "first"
-    run.log.rename(first)
-    run.log.touch()
+    run.log(1).rename(first)
+    run.log(1).touch()
     read_all(after)
     rotate(run)
     first.write_text("")
-    first.rename(run.log)
+    first.rename(run.log(1))
     write(run, "c\n")
     assert read_all(after) == ["c"]
 
