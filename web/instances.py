@@ -113,8 +113,9 @@ class Instances:
     def logs(self, instance_id: str) -> Response:
         """Return the last lines of the engine's log, as text."""
         tail = schemas.tail_lines(request.args.get("tail"))
-        self._known(instance_id)
-        text = "".join(f"{line}\n" for line in self._store.log(instance_id, tail))
+        record = self._known(instance_id)
+        lines = self._store.log(instance_id, record.run, tail)
+        text = "".join(f"{line.text}\n" for line in lines)
         response = Response(text, content_type="text/plain; charset=utf-8")
         response.headers["X-Content-Type-Options"] = "nosniff"  # an engine's words are no page
         return response

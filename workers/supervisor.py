@@ -140,20 +140,20 @@ class Supervisor:
         if record.status is Status.FAILED and record.desired is Desired.RUNNING:
             return Action.WAIT
         engine = self._engine_of(record)
-        self._pass_log_on(engine, engine.read_log())
+        self._pass_log_on(record, engine, engine.read_log())
         seen = engine.observe(record)
         action = plan(record, seen, monotonic(), self._actions.patience)
         if action not in (Action.WAIT, self._last_actions.get(record.instance_id)):
             log.info("%s: %s (%s, %s)", record.instance_id, action, record.status, seen.remains)
         self._last_actions[record.instance_id] = action
         if action in _AFTER_THE_END:  # the cause is in its last words
-            self._pass_log_on(engine, engine.read_log(to_the_end=True))
+            self._pass_log_on(record, engine, engine.read_log(to_the_end=True))
         self._actions.apply(action, record, engine, seen)
         return action
 
-    def _pass_log_on(self, engine: Engine, lines: list[str]) -> None:
+    def _pass_log_on(self, record: Instance, engine: Engine, lines: list[str]) -> None:
         if lines:
-            self._store.append_log(engine.instance_id, lines)
+            self._store.append_log(engine.instance_id, record.run, lines)
             engine.log_passed_on()
 
     def _heartbeat(self) -> None:
@@ -173,7 +173,8 @@ class Supervisor:
         known = record.instance_id in self._engines
         engine = self._engine(record.instance_id)
         if not known and record.status is not Status.PENDING:
-            engine.resume(record, self._store.log(record.instance_id, LAST_LOG_LINES))
+            last = self._store.log(record.instance_id, record.run, LAST_LOG_LINES)
+            engine.resume(record, [line.text for line in last])
         return engine
 
     def _engine(self, instance_id: str) -> Engine:

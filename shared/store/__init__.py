@@ -11,17 +11,28 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from shared.domain.eta import PastStart
 from shared.domain.instance import Instance, Status
 from shared.domain.key import Key, KeyState
 from shared.domain.node import Node
 from shared.errors import Conflict
+from shared.store.history import Created, Event, History, LogLine, Once
+
+__all__ = [
+    "KEEP_ENDED_S",
+    "USE_REPORT_S",
+    "Beat",
+    "Change",
+    "Created",
+    "Event",
+    "LogLine",
+    "Once",
+    "Store",
+    "name_taken",
+    "not_rotatable",
+]
 
 KEEP_ENDED_S = 86_400  # ended records, their events and logs: a day
 USE_REPORT_S = 1.0  # at most between a request's begin and the first touch for it
-LOG_LINES = 5_000  # per instance, newest kept
-EVENTS = 1_000  # per instance, newest kept
-KEEP_STARTS_S = 30 * 86_400  # what starts of one kind took, after the last of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +52,6 @@ class Change:
     by: str = "worker"  # who, for the event
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One change of one instance."""
-
-    at: float
-    by: str  # who: worker, user, idle
-    status: str  # what it became: a status, or `desired=stopped`
-    reason: str
-
-
 class Beat(StrEnum):
     """What a store makes of a heartbeat."""
 
@@ -59,8 +60,8 @@ class Beat(StrEnum):
     SUPERSEDED = "superseded"  # a newer worker has announced the node since
 
 
-class Store(Protocol):
-    """Keeps records of instances, nodes and API keys."""
+class Store(History, Protocol):
+    """Keeps records of instances, nodes and API keys, and their history."""
 
     def ping(self) -> None:
         """Return if the store answers."""
@@ -92,11 +93,13 @@ class Store(Protocol):
 
     # instances
 
-    def create(self, instance: Instance, max_instances: int) -> bool:
+    def create(
+        self, instance: Instance, max_instances: int, *, who: str = "", once: Once | None = None
+    ) -> bool:
         """Record a new instance and claim its placement, in one step.
 
-        Return False, having changed nothing, if its node is full or one of its GPUs is held.
-        `created_at` is set here.
+        Return False, having changed nothing, if its node is full, one of its GPUs is held, or
+        something was created for `once` already. `created_at` is set here.
         """
 
     def get(self, instance_id: str) -> Instance | None:
@@ -108,7 +111,7 @@ class Store(Protocol):
     def placed_on(self, node: str) -> list[Instance]:
         """Return the node's instances that are not ended."""
 
-    def stop(self, instance_id: str, *, reason: str, by: str) -> Instance | None:
+    def stop(self, instance_id: str, *, reason: str, by: str, who: str = "") -> Instance | None:
         """Set `desired` to stopped; return the record, or None if there is none.
 
         Harmless to repeat: the first reason stays, except that a user's takes over from the idle
@@ -137,31 +140,6 @@ class Store(Protocol):
 
         Each is checked again in the step that stops it. Sweeping twice is harmless.
         """
-
-    # history
-
-    def events(self, instance_id: str) -> list[Event]:
-        """Return the changes of an instance, oldest first."""
-
-    def append_log(self, instance_id: str, lines: Collection[str]) -> None:
-        """Add lines to the kept log of an instance."""
-
-    def log(self, instance_id: str, tail: int) -> list[str]:
-        """Return the last `tail` kept log lines, oldest first."""
-
-    # how long starts take
-
-    def record_start(self, kind: str, seconds: float, stages: Mapping[str, float]) -> None:
-        """Remember what a start that became ready took; the newest STARTS_KEPT of a kind are kept.
-
-        Args:
-            kind: as `domain.eta.kind_of_start` names it.
-            seconds: from its spawn to ready.
-            stages: load stage → seconds after the spawn at which it began.
-        """
-
-    def past_starts(self, kind: str) -> list[PastStart]:
-        """Return what earlier starts of a kind took, newest first."""
 
     # API keys
 

@@ -22,9 +22,18 @@ class Keys:
         """Stream, capped: every change of the record's status or desire, in order."""
         return f"{self.prefix}events:{instance_id}"
 
-    def log(self, instance_id: str) -> str:
-        """Stream, capped: the engine's log lines."""
-        return f"{self.prefix}log:{instance_id}"
+    def log(self, instance_id: str, run: int) -> str:
+        """Stream, capped: the log lines of one run of the engine, each with the bytes up to it."""
+        return f"{self.prefix}log:{instance_id}:{run}"
+
+    def once(self, digest: str) -> str:
+        """Hash: the instance that was created for an idempotency key, by the digest of its name."""
+        return f"{self.prefix}once:{digest}"
+
+    @property
+    def idle_held(self) -> str:
+        """Hash: ids of idle instances that are held back, being too many at once; since when."""
+        return f"{self.prefix}idle-held"
 
     @property
     def instances(self) -> str:

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import queue
-import threading
-from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Generator
 from dataclasses import replace
 from time import time
 
-from shared.domain.eta import STARTS_KEPT, PastStart
 from shared.domain.expiry import is_due
 from shared.domain.instance import BY_IDLE, RELEASED, Desired, Instance, Status, may_precede
 from shared.domain.key import Key, KeyState
 from shared.domain.node import Claim, Node
-from shared.store import (
-    EVENTS,
-    KEEP_ENDED_S,
-    LOG_LINES,
-    Beat,
-    Change,
-    Event,
-    name_taken,
-    not_rotatable,
-)
+from shared.store import KEEP_ENDED_S, Beat, Change, Once, name_taken, not_rotatable
+from shared.store.history import RUNS_KEPT
+from shared.store.memory_history import MemoryHistory
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Instance)}
 
 
-class MemoryStore:
+class MemoryStore(MemoryHistory):
     """Keeps the `Store` promise for the threads of one process.
 
     Args:
@@ -37,17 +28,12 @@ class MemoryStore:
     """
 
     def __init__(self, clock: Callable[[], float] = time) -> None:
-        self._clock = clock
-        self._lock = threading.RLock()
-        self._instances: dict[str, Instance] = {}
+        super().__init__(clock)
         self._claims: dict[str, dict[str, Claim]] = defaultdict(dict)
         self._nodes: dict[str, Node] = {}
         self._epochs: dict[str, int] = defaultdict(int)
         self._holders: dict[str, str] = {}
         self._beats: dict[str, float] = {}
-        self._events: dict[str, deque[Event]] = defaultdict(lambda: deque(maxlen=EVENTS))
-        self._logs: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=LOG_LINES))
-        self._starts: dict[str, deque[PastStart]] = defaultdict(lambda: deque(maxlen=STARTS_KEPT))
         self._api_keys: dict[str, Key] = {}
         self._listeners: list[queue.SimpleQueue[str]] = []
         self._key_listeners: list[queue.SimpleQueue[str]] = []
@@ -92,9 +78,13 @@ class MemoryStore:
         with self._lock:
             return [self._node(name) for name in sorted(self._nodes)]
 
-    def create(self, instance: Instance, max_instances: int) -> bool:
+    def create(
+        self, instance: Instance, max_instances: int, *, who: str = "", once: Once | None = None
+    ) -> bool:
         """Record a new instance and claim its placement, in one step."""
         with self._lock:
+            if once and self.created_once(once.name):
+                return False
             claims = self._claims[instance.node]
             held = {uuid for claim in claims.values() for uuid in claim.gpus}
             if len(claims) >= max_instances or held & set(instance.gpus):
@@ -102,7 +92,10 @@ class MemoryStore:
             name = instance.instance_id
             claims[name] = Claim(instance_id=name, gpus=instance.gpus)
             self._instances[name] = replace(instance, created_at=self._clock())
-            self._event(name, "user", Status.PENDING, f"created, placed on {instance.node}")
+            if once:
+                self._keep_once(once, name)
+            placed = f"created, placed on {instance.node}"
+            self._event(name, "user", who, Status.PENDING, placed)
             return True
 
     def get(self, instance_id: str) -> Instance | None:
@@ -122,14 +115,14 @@ class MemoryStore:
         """Return the node's instances that are not ended."""
         return [record for record in self.instances() if record.node == node]
 
-    def stop(self, instance_id: str, *, reason: str, by: str) -> Instance | None:
+    def stop(self, instance_id: str, *, reason: str, by: str, who: str = "") -> Instance | None:
         """Set `desired` to stopped; return the record, or None if there is none."""
         with self._lock:
             record = self._instances.get(instance_id)
             if record and not record.ended:
                 taken_over = record.stop_by == BY_IDLE and by != BY_IDLE
                 if record.desired is Desired.RUNNING or taken_over:
-                    self._ask_to_stop(record, reason, by)
+                    self._ask_to_stop(record, reason, by, who)
             return self._instances.get(instance_id)
 
     def apply(self, change: Change) -> bool:
@@ -142,8 +135,10 @@ class MemoryStore:
             if change.status in RELEASED:
                 self._claims[record.node].pop(record.instance_id, None)
             if change.status is not record.status:
-                reason = self._instances[record.instance_id].reason
-                self._event(record.instance_id, change.by, change.status, reason)
+                changed = self._instances[record.instance_id]
+                self._forget_run(record.instance_id, changed.run - RUNS_KEPT)
+                reason = changed.reason
+                self._event(record.instance_id, change.by, record.node, change.status, reason)
             else:
                 self._publish(record.instance_id)
             return True
@@ -167,7 +162,7 @@ class MemoryStore:
                         generation=record.generation + 1,
                         last_active=self._clock(),
                     )
-                    self._event(instance_id, "user", "desired=running", "it is in use")
+                    self._event(instance_id, "user", "", "desired=running", "it is in use")
 
     def stop_idle(self, *, node: str | None = None) -> list[Instance]:
         """Set `desired` to stopped for all that are due, of `node` or of all; return those."""
@@ -178,33 +173,9 @@ class MemoryStore:
                 if is_due(record, self._clock()) and node in (None, record.node)
             ]
             for record in due:
-                self._ask_to_stop(record, f"idle for {record.timeout} s, its timeout", BY_IDLE)
+                reason = f"idle for {record.timeout} s, its timeout"
+                self._ask_to_stop(record, reason, BY_IDLE, node or "beat")
             return [self._instances[record.instance_id] for record in due]
-
-    def events(self, instance_id: str) -> list[Event]:
-        """Return the changes of an instance, oldest first."""
-        with self._lock:
-            return list(self._events[instance_id])
-
-    def append_log(self, instance_id: str, lines: Collection[str]) -> None:
-        """Add lines to the kept log of an instance."""
-        with self._lock:
-            self._logs[instance_id].extend(lines)
-
-    def log(self, instance_id: str, tail: int) -> list[str]:
-        """Return the last `tail` kept log lines, oldest first."""
-        with self._lock:
-            return list(self._logs[instance_id])[-tail:] if tail else []
-
-    def record_start(self, kind: str, seconds: float, stages: Mapping[str, float]) -> None:
-        """Remember what a start that became ready took."""
-        with self._lock:
-            self._starts[kind].appendleft(PastStart(seconds=seconds, stages=dict(stages)))
-
-    def past_starts(self, kind: str) -> list[PastStart]:
-        """Return what earlier starts of a kind took, newest first."""
-        with self._lock:
-            return list(self._starts[kind])
 
     def api_keys(self) -> list[Key]:
         """Return all keys that were ever made, oldest first."""
@@ -287,7 +258,7 @@ class MemoryStore:
             changed = replace(changed, ended_at=now, engine_key="")
         return changed
 
-    def _ask_to_stop(self, record: Instance, reason: str, by: str) -> None:
+    def _ask_to_stop(self, record: Instance, reason: str, by: str, who: str) -> None:
         self._instances[record.instance_id] = replace(
             record,
             desired=Desired.STOPPED,
@@ -295,19 +266,14 @@ class MemoryStore:
             stop_by=by,
             generation=record.generation + 1,
         )
-        self._event(record.instance_id, by, "desired=stopped", reason)
+        self._event(record.instance_id, by, who, "desired=stopped", reason)
 
     def _forget_old(self) -> None:
         oldest = self._clock() - KEEP_ENDED_S
         for record in list(self._instances.values()):
             if record.status in RELEASED and (record.ended_at or 0.0) <= oldest:
-                for kept in (self._instances, self._events, self._logs):
-                    kept.pop(record.instance_id, None)
-
-    def _event(self, instance_id: str, by: str, status: str, reason: str) -> None:
-        event = Event(at=self._clock(), by=by, status=str(status), reason=reason)
-        self._events[instance_id].append(event)
-        self._publish(instance_id)
+                self._instances.pop(record.instance_id)
+                self._forget_history(record.instance_id)
 
     def _keep_key(self, key: Key) -> None:
         self._api_keys[key.key_id] = key

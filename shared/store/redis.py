@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Generator, Mapping
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from collections.abc import Callable, Collection, Generator
+from typing import cast
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from shared.domain.eta import STARTS_KEPT, PastStart
 from shared.domain.instance import Instance, may_precede
 from shared.domain.key import Key
 from shared.domain.node import LOST_AFTER_S, Claim, Node
-from shared.errors import StoreUnavailable
-from shared.store import (
-    EVENTS,
-    KEEP_ENDED_S,
-    KEEP_STARTS_S,
-    LOG_LINES,
-    Beat,
-    Change,
-    Event,
-    name_taken,
-    not_rotatable,
-    scripts,
-)
+from shared.store import KEEP_ENDED_S, Beat, Change, Once, name_taken, not_rotatable, scripts
 from shared.store.codec import (
     decode_gpus,
     decode_instance,
@@ -37,14 +23,12 @@ from shared.store.codec import (
     encode_instance,
     encode_key,
 )
+from shared.store.history import KEEP_ONCE_S
 from shared.store.keys import Keys
+from shared.store.redis_client import answering, unavailable
+from shared.store.redis_history import RedisHistory, digest
 
 SOCKET_TIMEOUT_S = 2.0  # a frozen Redis must not freeze us: without it a command waits for ever
-
-_NO_TTL = -1  # Redis's answer for a key that lives for ever
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def connect(url: str) -> redis.Redis:
@@ -59,25 +43,11 @@ def connect(url: str) -> redis.Redis:
     )
 
 
-def _answering(
-    method: Callable[Concatenate[RedisStore, P], R],
-) -> Callable[Concatenate[RedisStore, P], R]:
-    @wraps(method)
-    def call(self: RedisStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return method(self, *args, **kwargs)
-        except redis.RedisError as error:
-            raise _unavailable(error) from error
-
-    return call
-
-
-class RedisStore:
+class RedisStore(RedisHistory):
     """Keeps the `Store` promise; safe to share between threads."""
 
     def __init__(self, client: redis.Redis, keys: Keys | None = None) -> None:
-        self._redis: Any = client  # redis-py types one method as sync and async at once
-        self._keys = keys or Keys()
+        super().__init__(client, keys or Keys())
         self._announce = self._script(scripts.ANNOUNCE)
         self._heartbeat = self._script(scripts.HEARTBEAT)
         self._create = self._script(scripts.CREATE)
@@ -89,17 +59,17 @@ class RedisStore:
         self._revoke_key = self._script(scripts.REVOKE_KEY)
         self._rotate_key = self._script(scripts.ROTATE_KEY)
 
-    @_answering
+    @answering
     def ping(self) -> None:
         """Return if the store answers."""
         self._redis.ping()
 
-    @_answering
+    @answering
     def now(self) -> float:
         """Return the store's time in epoch seconds."""
         return self._now()
 
-    @_answering
+    @answering
     def announce(self, node: Node, holder: str) -> int:
         """Record `node` as its worker starts; return its new epoch."""
         fields = {
@@ -112,17 +82,17 @@ class RedisStore:
             raise name_taken(node.name)
         return epoch
 
-    @_answering
+    @answering
     def heartbeat(self, name: str, epoch: int) -> Beat:
         """Say that the node lives; return what the store makes of it."""
         return Beat(self._heartbeat(name, epoch, 1))
 
-    @_answering
+    @answering
     def retire(self, name: str, epoch: int) -> None:
         """Take the node out of placement at once, as its worker stops."""
         self._heartbeat(name, epoch, 0)
 
-    @_answering
+    @answering
     def nodes(self) -> list[Node]:
         """Return all nodes with their claims, lost ones too, by name."""
         names = sorted(self._redis.smembers(self._keys.nodes))
@@ -136,8 +106,10 @@ class RedisStore:
         pairs = zip(names, answers[::2], answers[1::2], strict=True)
         return [_node(name, stored, claims, now) for name, stored, claims in pairs if stored]
 
-    @_answering
-    def create(self, instance: Instance, max_instances: int) -> bool:
+    @answering
+    def create(
+        self, instance: Instance, max_instances: int, *, who: str = "", once: Once | None = None
+    ) -> bool:
         """Record a new instance and claim its placement, in one step."""
         return bool(
             self._create(
@@ -146,16 +118,20 @@ class RedisStore:
                 max_instances,
                 json.dumps(instance.gpus),
                 f"created, placed on {instance.node}",
+                who,
+                digest(once.name) if once else "",
+                once.fingerprint if once else "",
+                KEEP_ONCE_S,
                 *_flat(encode_instance(instance)),
             )
         )
 
-    @_answering
+    @answering
     def get(self, instance_id: str) -> Instance | None:
         """Return the record, or None if there is none (any more)."""
         return self._read([instance_id])[0]
 
-    @_answering
+    @answering
     def instances(self, *, with_ended: bool = False) -> list[Instance]:
         """Return all that are not ended, oldest first; and those that ended in the last day."""
         indexes = [self._keys.instances, *([self._keys.ended] if with_ended else [])]
@@ -164,19 +140,19 @@ class RedisStore:
             found += self._read_indexed(self._redis.zrange(index, 0, -1), self._redis.zrem, index)
         return sorted(found, key=lambda record: record.created_at)
 
-    @_answering
+    @answering
     def placed_on(self, node: str) -> list[Instance]:
         """Return the node's instances that are not ended."""
         ids = sorted(self._redis.smembers(self._keys.placed(node)))
         return self._read_indexed(ids, self._redis.srem, self._keys.placed(node))
 
-    @_answering
-    def stop(self, instance_id: str, *, reason: str, by: str) -> Instance | None:
+    @answering
+    def stop(self, instance_id: str, *, reason: str, by: str, who: str = "") -> Instance | None:
         """Set `desired` to stopped; return the record, or None if there is none."""
-        self._stop(instance_id, reason, by)
+        self._stop(instance_id, reason, by, who)
         return self._read([instance_id])[0]
 
-    @_answering
+    @answering
     def apply(self, change: Change) -> bool:
         """Write `change` and what follows from it, in one step; return False if it did not hold."""
         removed = [name for name, value in change.fields.items() if value is None]
@@ -195,78 +171,37 @@ class RedisStore:
             )
         )
 
-    @_answering
+    @answering
     def touch(self, instance_ids: Collection[str]) -> None:
         """Say that these instances are in use now."""
         if instance_ids:
             self._touch(*instance_ids)
 
-    @_answering
+    @answering
     def stop_idle(self, *, node: str | None = None) -> list[Instance]:
         """Set `desired` to stopped for all that are due, of `node` or of all; return those."""
-        return [record for record in self._read(self._stop_idle(node or "")) if record]
+        return [
+            record for record in self._read(self._stop_idle(node or "", node or "beat")) if record
+        ]
 
-    @_answering
-    def events(self, instance_id: str) -> list[Event]:
-        """Return the changes of an instance, oldest first."""
-        entries = self._redis.xrange(self._keys.events(instance_id))
-        return [Event(**{**entry, "at": float(entry["at"])}) for _, entry in entries]
-
-    @_answering
-    def append_log(self, instance_id: str, lines: Collection[str]) -> None:
-        """Add lines to the kept log of an instance."""
-        pipe = self._redis.pipeline(transaction=False)
-        key = self._keys.log(instance_id)
-        for line in lines:
-            pipe.xadd(key, {"line": line}, maxlen=LOG_LINES, approximate=True)
-        pipe.ttl(self._keys.instance(instance_id))
-        *_, left = pipe.execute()
-        if left != _NO_TTL:  # its record has ended: late lines are kept no longer than that
-            self._redis.expire(key, left if left > 0 else KEEP_ENDED_S)
-
-    @_answering
-    def log(self, instance_id: str, tail: int) -> list[str]:
-        """Return the last `tail` kept log lines, oldest first."""
-        if tail == 0:
-            return []
-        newest_first = self._redis.xrevrange(self._keys.log(instance_id), count=tail)
-        return [entry["line"] for _, entry in reversed(newest_first)]
-
-    @_answering
-    def record_start(self, kind: str, seconds: float, stages: Mapping[str, float]) -> None:
-        """Remember what a start that became ready took."""
-        key = self._keys.starts(kind)
-        pipe = self._redis.pipeline(transaction=True)
-        pipe.lpush(key, json.dumps({"seconds": seconds, "stages": dict(stages)}))
-        pipe.ltrim(key, 0, STARTS_KEPT - 1)
-        pipe.expire(key, KEEP_STARTS_S)
-        pipe.execute()
-
-    @_answering
-    def past_starts(self, kind: str) -> list[PastStart]:
-        """Return what earlier starts of a kind took, newest first."""
-        kept = self._redis.lrange(self._keys.starts(kind), 0, -1)
-        found = [json.loads(text) for text in kept]
-        return [PastStart(seconds=one["seconds"], stages=one["stages"]) for one in found]
-
-    @_answering
+    @answering
     def api_keys(self) -> list[Key]:
         """Return all keys that were ever made, oldest first."""
         found = self._read_keys(self._redis.smembers(self._keys.api_keys))
         return sorted(found, key=lambda key: (key.created_at, key.key_id))
 
-    @_answering
+    @answering
     def add_key(self, key: Key) -> bool:
         """Record a new key; return False if there is one of that id."""
         return bool(self._add_key(key.key_id, *_flat(encode_key(key))))
 
-    @_answering
+    @answering
     def revoke_key(self, key_id: str) -> Key | None:
         """Revoke a key; return it, or None if there is none."""
         self._revoke_key(key_id)
         return self._key(key_id)
 
-    @_answering
+    @answering
     def rotate_key(self, key_id: str, successor: Key, overlap_s: float) -> Key | None:
         """Record `successor` and have the old key expire, in one step."""
         fields = _flat(encode_key(successor))
@@ -295,15 +230,7 @@ class RedisStore:
                     elif message["type"] == "message":
                         yield message["data"]
         except redis.RedisError as error:
-            raise _unavailable(error) from error
-
-    def _script(self, body: str) -> Callable[..., Any]:
-        registered = self._redis.register_script(scripts.script(body, events=EVENTS))
-
-        def run(*args: object) -> object:
-            return registered(keys=[self._keys.prefix], args=args)
-
-        return run
+            raise unavailable(error) from error
 
     def _now(self) -> float:
         seconds, micros = self._redis.time()
@@ -335,11 +262,6 @@ class RedisStore:
         if expired := [instance_id for instance_id, record in pairs if record is None]:
             remove(index, *expired)
         return [record for record in records if record]
-
-
-def _unavailable(error: redis.RedisError) -> StoreUnavailable:
-    away = isinstance(error, (redis.ConnectionError, redis.TimeoutError))
-    return StoreUnavailable(f"Redis {'does not answer' if away else 'refuses'}: {error}")
 
 
 def _node(name: str, stored: dict[str, str], claims: dict[str, str], now: float) -> Node:

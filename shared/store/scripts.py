@@ -6,6 +6,10 @@ cluster, so scripts build the rest.
 
 from __future__ import annotations
 
+from shared.store.history import EVENT_REASON_BYTES, EVENTS, RUNS_KEPT
+
+_NUMBERS = {"MOST_EVENTS": EVENTS, "REASON_BYTES": EVENT_REASON_BYTES, "RUNS_KEPT": RUNS_KEPT}
+
 _COMMON = """
 local prefix = KEYS[1]
 local function instance_key(id) return prefix .. 'instance:' .. id end
@@ -14,9 +18,20 @@ local function now()
   return tonumber(t[1]) + tonumber(t[2]) / 1e6
 end
 local function number(n) return string.format('%.6f', n) end
-local function event(id, at, by, status, reason)
-  redis.call('XADD', prefix .. 'events:' .. id, 'MAXLEN', '~', ARGV_EVENTS, '*',
-    'at', number(at), 'by', by, 'status', status, 'reason', reason)
+local function log_key(id, run) return prefix .. 'log:' .. id .. ':' .. run end
+local function cut(text, most)  -- in bytes, between two characters
+  if #text <= most then return text end
+  while most > 0 and string.byte(text, most + 1) >= 128 and string.byte(text, most + 1) < 192 do
+    most = most - 1
+  end
+  return string.sub(text, 1, most)
+end
+local EXPLAINED = {backoff = true, failed = true, unhealthy = true, stop_failed = true}
+local function event(id, at, by, who, status, reason)
+  local held = redis.call('HMGET', instance_key(id), 'run', 'cause')
+  redis.call('XADD', prefix .. 'events:' .. id, 'MAXLEN', '~', MOST_EVENTS, '*',
+    'at', number(at), 'by', by, 'who', who, 'status', status, 'reason', cut(reason, REASON_BYTES),
+    'run', held[1] or '0', 'cause', EXPLAINED[status] and held[2] or '')
 end
 local function publish(id) redis.call('PUBLISH', prefix .. 'changes', id) end
 local function schedule(id, at)
@@ -25,12 +40,12 @@ local function schedule(id, at)
     redis.call('ZADD', prefix .. 'expiry', number(at + timeout), id)
   end
 end
-local function ask_to_stop(id, at, reason, by)
+local function ask_to_stop(id, at, reason, by, who)
   local key = instance_key(id)
   redis.call('HSET', key, 'desired', 'stopped', 'stop_reason', reason, 'stop_by', by)
   redis.call('HINCRBY', key, 'generation', 1)
   redis.call('ZREM', prefix .. 'expiry', id)
-  event(id, at, by, 'desired=stopped', reason)
+  event(id, at, by, who, 'desired=stopped', reason)
   publish(id)
 end
 """
@@ -62,8 +77,14 @@ return 'ok'
 """
 
 CREATE = """
--- ARGV: id, node, most instances of the node, JSON list of GPUs, reason, hash fields and values
+-- ARGV: id, node, most instances of the node, JSON list of GPUs, reason, who, digest of the `Once`
+--       or '', its fingerprint, seconds to keep it, hash fields and values
 local id, node = ARGV[1], ARGV[2]
+local once = prefix .. 'once:' .. ARGV[7]
+if ARGV[7] ~= '' then
+  local made = redis.call('HGET', once, 'instance_id')
+  if made and redis.call('EXISTS', instance_key(made)) == 1 then return 0 end
+end
 local claims = prefix .. 'claims:' .. node
 if redis.call('HLEN', claims) >= tonumber(ARGV[3]) then return 0 end
 local wanted = {}
@@ -74,25 +95,29 @@ for _, held in ipairs(redis.call('HVALS', claims)) do
   end
 end
 local at = now()
-redis.call('HSET', instance_key(id), unpack(ARGV, 6))
+redis.call('HSET', instance_key(id), unpack(ARGV, 10))
 redis.call('HSET', instance_key(id), 'created_at', number(at))
 redis.call('HSET', claims, id, ARGV[4])
 redis.call('SADD', prefix .. 'placed:' .. node, id)
 redis.call('ZADD', prefix .. 'instances', number(at), id)
-event(id, at, 'user', 'pending', ARGV[5])
+if ARGV[7] ~= '' then
+  redis.call('HSET', once, 'instance_id', id, 'fingerprint', ARGV[8])
+  redis.call('EXPIRE', once, ARGV[9])
+end
+event(id, at, 'user', ARGV[6], 'pending', ARGV[5])
 publish(id)
 return 1
 """
 
 STOP = """
--- ARGV: id, reason, by
+-- ARGV: id, reason, by, who
 local key = instance_key(ARGV[1])
 local held = redis.call('HMGET', key, 'desired', 'status', 'stop_by')
 if not held[1] or held[2] == 'stopped' then return 0 end
 -- What the idle sweep asked may be withdrawn; what a user asks after it may not.
 local taken_over = held[3] == 'idle' and ARGV[3] ~= 'idle'
 if held[1] ~= 'running' and not taken_over then return 0 end
-ask_to_stop(ARGV[1], now(), ARGV[2], ARGV[3])
+ask_to_stop(ARGV[1], now(), ARGV[2], ARGV[3], ARGV[4])
 return 1
 """
 
@@ -115,6 +140,7 @@ redis.call('HSET', key, 'status', status, 'observed_generation', ARGV[4])
 for _, name in ipairs(cjson.decode(ARGV[9])) do redis.call('HDEL', key, name) end
 if ARGV[10] then redis.call('HSET', key, unpack(ARGV, 10)) end
 if before ~= status then
+  local run = tonumber(redis.call('HGET', key, 'run') or 0)
   if status == 'starting' then redis.call('HSET', key, 'started_at', number(at)) end
   if status == 'running' then
     redis.call('HSET', key, 'ready_at', number(at), 'last_active', number(at))
@@ -126,11 +152,13 @@ if before ~= status then
     redis.call('HDEL', prefix .. 'claims:' .. node, id)
     redis.call('HDEL', key, 'engine_key')
     redis.call('HSET', key, 'ended_at', number(at))
-    for _, kept in ipairs({'instance:', 'events:', 'log:'}) do
-      redis.call('EXPIRE', prefix .. kept .. id, ARGV[8])
+    for _, kept in ipairs({'instance:' .. id, 'events:' .. id}) do
+      redis.call('EXPIRE', prefix .. kept, ARGV[8])
     end
+    for kept = run - RUNS_KEPT + 1, run do redis.call('EXPIRE', log_key(id, kept), ARGV[8]) end
   end
-  event(id, at, ARGV[7], status, redis.call('HGET', key, 'reason') or '')
+  if run >= RUNS_KEPT then redis.call('DEL', log_key(id, run - RUNS_KEPT)) end
+  event(id, at, ARGV[7], node, status, redis.call('HGET', key, 'reason') or '')
 end
 if before ~= status and status == 'stopped' then
   redis.call('SREM', prefix .. 'placed:' .. node, id)
@@ -155,7 +183,7 @@ for _, id in ipairs(ARGV) do
     if withdrawn then
       redis.call('HSET', key, 'desired', 'running', 'stop_reason', '', 'stop_by', '')
       redis.call('HINCRBY', key, 'generation', 1)
-      event(id, at, 'user', 'desired=running', 'it is in use')
+      event(id, at, 'user', '', 'desired=running', 'it is in use')
       publish(id)
     end
   end
@@ -163,7 +191,7 @@ end
 """
 
 STOP_IDLE = """
--- ARGV: node or ''
+-- ARGV: node or '', who
 local at = now()
 local stopped = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'expiry', '-inf', number(at))) do
@@ -171,11 +199,53 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'expiry', '-inf', numb
   if held[1] ~= 'running' or held[2] ~= 'running' then
     redis.call('ZREM', prefix .. 'expiry', id)
   elseif ARGV[1] == '' or ARGV[1] == held[3] then
-    ask_to_stop(id, at, 'idle for ' .. held[4] .. ' s, its timeout', 'idle')
+    ask_to_stop(id, at, 'idle for ' .. held[4] .. ' s, its timeout', 'idle', ARGV[2])
     table.insert(stopped, id)
   end
 end
 return stopped
+"""
+
+NOTE = """
+-- ARGV: id, by, who, reason
+local status = redis.call('HGET', instance_key(ARGV[1]), 'status')
+if not status then return 0 end
+event(ARGV[1], now(), ARGV[2], ARGV[3], status, ARGV[4])
+publish(ARGV[1])
+return 1
+"""
+
+APPEND_LOG = """
+-- ARGV: id, run, most lines, most bytes, seconds to keep it where there is no record, lines
+local id, run, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
+local current = tonumber(redis.call('HGET', instance_key(id), 'run') or run)
+if run <= current - RUNS_KEPT then return 0 end
+local key = log_key(id, run)
+local last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+local written = last and tonumber(last[2][4]) or 0  -- bytes of the run that were ever kept
+for i = 6, #ARGV do
+  written = written + #ARGV[i]
+  redis.call('XADD', key, 'MAXLEN', '~', ARGV[3], '*',
+    'line', ARGV[i], 'end', string.format('%.0f', written))
+end
+local from, fits = '-', nil
+while not fits do  -- the newest fits: a line is far shorter than a log may be
+  local page = redis.call('XRANGE', key, from, '+', 'COUNT', 128)
+  for _, entry in ipairs(page) do
+    local begins = tonumber(entry[2][4]) - #entry[2][2]
+    if begins >= written - most then fits = entry[1] break end
+  end
+  if #page == 0 then break end
+  from = '(' .. page[#page][1]
+end
+if fits then redis.call('XTRIM', key, 'MINID', fits) end
+local left = redis.call('TTL', instance_key(id))
+if left == -1 then
+  redis.call('PERSIST', key)
+else  -- its record has ended, or is lost: these lines are kept no longer than that
+  redis.call('EXPIRE', key, left > 0 and left or ARGV[5])
+end
+return 1
 """
 
 _API_KEYS = """
@@ -227,6 +297,9 @@ return 1
 )
 
 
-def script(body: str, *, events: int) -> str:
+def script(body: str) -> str:
     """Return a whole script: the functions that all share, then `body`."""
-    return _COMMON.replace("ARGV_EVENTS", str(events)) + body
+    whole = _COMMON + body
+    for name, number in _NUMBERS.items():
+        whole = whole.replace(name, str(number))
+    return whole

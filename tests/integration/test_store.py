@@ -21,7 +21,8 @@ from shared.domain.instance import Desired, Exit, Instance, Status, may_become
 from shared.domain.key import Scope
 from shared.domain.node import Claim, Node
 from shared.errors import Conflict, StoreUnavailable
-from shared.store import KEEP_ENDED_S, KEEP_STARTS_S, Beat, Change, Store
+from shared.store import KEEP_ENDED_S, Beat, Change, Store
+from shared.store.history import KEEP_STARTS_S, History
 from shared.store.memory import MemoryStore
 from shared.store.redis import RedisStore, connect
 from tests.builders import a_gpu, a_key, a_node, an_instance
@@ -484,9 +485,9 @@ def test_a_released_place_can_be_claimed(bench: Bench) -> None:
 
 def test_everything_of_an_ended_instance_is_gone_within_a_day(redis_bench: RedisBench) -> None:
     redis_bench.created()
-    redis_bench.store.append_log("i1", ["a"])
+    redis_bench.store.append_log("i1", 0, ["a"])
     redis_bench.moved("i1", *PATHS[Status.STOPPED])
-    lives = {key: redis_bench.client.ttl(key) for key in redis_bench.client.keys("fleet:*:i1")}
+    lives = {key: redis_bench.client.ttl(key) for key in redis_bench.client.keys("fleet:*:i1*")}
     assert len(lives) == 3
     assert all(0 < seconds <= KEEP_ENDED_S for seconds in lives.values()), lives
 
@@ -494,15 +495,15 @@ def test_everything_of_an_ended_instance_is_gone_within_a_day(redis_bench: Redis
 def test_a_log_line_that_comes_after_the_end_keeps_nothing_longer(redis_bench: RedisBench) -> None:
     redis_bench.created()
     redis_bench.moved("i1", *PATHS[Status.STOPPED])
-    redis_bench.store.append_log("i1", ["late"])
-    assert 0 < redis_bench.client.ttl("fleet:log:i1") <= KEEP_ENDED_S
+    redis_bench.store.append_log("i1", 0, ["late"])
+    assert 0 < redis_bench.client.ttl("fleet:log:i1:0") <= KEEP_ENDED_S
 
 
 def test_a_stop_of_a_failed_instance_lets_nothing_live_for_ever(redis_bench: RedisBench) -> None:
     redis_bench.moved(redis_bench.created(), Status.FAILED)
     redis_bench.store.stop("i1", reason="enough", by="user")
     redis_bench.moved("i1", Status.STOPPING, Status.STOPPED)
-    lives = {key: redis_bench.client.ttl(key) for key in redis_bench.client.keys("fleet:*:i1")}
+    lives = {key: redis_bench.client.ttl(key) for key in redis_bench.client.keys("fleet:*:i1*")}
     assert all(0 < seconds <= KEEP_ENDED_S for seconds in lives.values()), lives
 
 
@@ -683,7 +684,7 @@ def test_staying_in_a_status_is_no_event(bench: Bench) -> None:
 
 
 def test_nobody_has_no_events_and_no_log(store: Store) -> None:
-    assert (store.events("none"), store.log("none", 10)) == ([], [])
+    assert (store.events("none"), store.log("none", 0, 10)) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -691,22 +692,22 @@ def test_nobody_has_no_events_and_no_log(store: Store) -> None:
 )
 def test_the_tail_of_a_log(bench: Bench, tail: int, lines: list[str]) -> None:
     bench.created()
-    bench.store.append_log("i1", ["a", "b"])
-    bench.store.append_log("i1", ["c"])
-    assert bench.store.log("i1", tail) == lines
+    bench.store.append_log("i1", 0, ["a", "b"])
+    bench.store.append_log("i1", 0, ["c"])
+    assert [line.text for line in bench.store.log("i1", 0, tail)] == lines
 
 
 def test_no_lines_add_nothing(bench: Bench) -> None:
     bench.created()
-    bench.store.append_log("i1", [])
-    assert bench.store.log("i1", 5) == []
+    bench.store.append_log("i1", 0, [])
+    assert bench.store.log("i1", 0, 5) == []
 
 
 def test_a_log_keeps_its_newest_lines(bench: Bench) -> None:
     bench.created()
-    bench.store.append_log("i1", [str(number) for number in range(6_000)])
-    kept = bench.store.log("i1", 10_000)
-    assert (kept[-1], 5_000 <= len(kept) < 5_500) == ("5999", True)
+    bench.store.append_log("i1", 0, [str(number) for number in range(6_000)])
+    kept = bench.store.log("i1", 0, 10_000)
+    assert (kept[-1].text, 5_000 <= len(kept) < 5_500) == ("5999", True)
 
 
 # how long starts take
@@ -1050,8 +1051,12 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "touch": lambda store: store.touch(["i1"]),
     "stop_idle": lambda store: store.stop_idle(),
     "events": lambda store: store.events("i1"),
-    "append_log": lambda store: store.append_log("i1", ["a"]),
-    "log": lambda store: store.log("i1", 1),
+    "append_log": lambda store: store.append_log("i1", 0, ["a"]),
+    "log": lambda store: store.log("i1", 0, 1),
+    "log_after": lambda store: store.log_after("i1", 0, "", wait_s=0.1),
+    "events_after": lambda store: store.events_after("i1", "", wait_s=0.1),
+    "note": lambda store: store.note("i1", by="worker", who="one", reason="r"),
+    "created_once": lambda store: store.created_once("k"),
     "record_start": lambda store: store.record_start("a", 1.0, {}),
     "past_starts": lambda store: store.past_starts("a"),
     "changes": lambda store: next(iter(store.changes(1.0))),
@@ -1074,7 +1079,9 @@ def refused_after(url: str, call: Callable[[Store], object]) -> float:
 
 
 def test_every_method_is_called_here() -> None:
-    assert set(CALLS) == {name for name in vars(Store) if not name.startswith("_")}
+    assert set(CALLS) == {
+        name for name in {**vars(History), **vars(Store)} if not name.startswith("_")
+    }
 
 
 @pytest.mark.parametrize("name", CALLS)
