@@ -144,6 +144,7 @@ class Instance:
     stage_detail: str = ""  # what of the stage is done, in the log's words: 2/4
     eta: float | None = None  # when ready is expected, from earlier starts; only while starting
     observed_generation: int = 0
+    revision: int = 0  # changes of status and desire so far; tells an older copy of the record
     host: str = ""
     port: int | None = None
     pid: int | None = None  # the engine's first process

@@ -28,6 +28,7 @@ class Node:
     gpus: tuple[Gpu, ...] = ()
     heartbeat_age_s: float | None = None  # computed at reading; None if it never beat
     claims: tuple[Claim, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
 
     @property
     def lost(self) -> bool:
@@ -52,3 +53,13 @@ class Claim:
 
     instance_id: str
     gpus: tuple[str, ...] = ()  # UUIDs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """An engine that runs on a node, with our marks, and that no record knows."""
+
+    instance_id: str  # by its marks
+    pids: tuple[int, ...]
+    since: float  # when it was first seen, epoch seconds by the node's clock
+    reaped_in_s: float  # unless a record of it turns up

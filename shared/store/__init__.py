@@ -13,7 +13,7 @@ from typing import Protocol
 
 from shared.domain.instance import Instance, Status
 from shared.domain.key import Key, KeyState
-from shared.domain.node import Node
+from shared.domain.node import Node, Orphan
 from shared.errors import Conflict
 from shared.store.history import Created, Event, History, LogLine, Once
 
@@ -57,6 +57,7 @@ class Beat(StrEnum):
 
     OK = "ok"
     UNKNOWN = "unknown"  # it has lost the node: announce it again
+    BEHIND = "behind"  # it has gone back to an older state of itself: announce it again
     SUPERSEDED = "superseded"  # a newer worker has announced the node since
 
 
@@ -71,12 +72,18 @@ class Store(History, Protocol):
 
     # nodes
 
-    def announce(self, node: Node, holder: str) -> int:
+    def announce(
+        self, node: Node, holder: str, *, last_epoch: int = 0, beating: bool = True
+    ) -> int:
         """Record `node` as its worker starts; return its new epoch.
 
         Args:
             node: as it is now.
             holder: which worker this is; the same after a restart, another on another machine.
+            last_epoch: the highest one that the node knows of; the new one is higher, also where
+                the store has forgotten it.
+            beating: False leaves the heartbeat as it is, so that nothing is placed on a node that
+                the store had lost before its records are back.
 
         Raises:
             Conflict: a living worker of another holder has this name.
@@ -84,6 +91,9 @@ class Store(History, Protocol):
 
     def heartbeat(self, name: str, epoch: int) -> Beat:
         """Say that the node lives; return what the store makes of it."""
+
+    def report_orphans(self, name: str, epoch: int, orphans: Collection[Orphan]) -> None:
+        """Say which engines run on the node that neither it nor the store knows; [] for none."""
 
     def retire(self, name: str, epoch: int) -> None:
         """Take the node out of placement at once, as its worker stops."""
@@ -124,6 +134,21 @@ class Store(History, Protocol):
         What follows: `running` starts the idle clock; leaving it ends it; `failed` and `stopped`
         release the claim and forget the engine's key; `stopped` ends the record, which is kept
         for a day; a change of status appends an event; every change is published.
+        """
+
+    def restore(self, kept: Instance, *, epoch: int, over: int | None, reason: str) -> bool:
+        """Write a record whole, as its node has kept it, with its claim and its indexes.
+
+        Holds only if the store has no such record, or the one with that revision on that node,
+        and the node's epoch is the writer's; return False, having changed nothing, if not. Not
+        bound to the arrows of the diagram: it repairs what the store has lost. The idle clock
+        begins anew. The event, by `worker`, says `reason`, and who claims the same GPUs.
+
+        Args:
+            kept: the record; times in it are by the store's clock, from before.
+            epoch: of the node, as `announce` returned it.
+            over: revision of the record that is replaced; None where there is none.
+            reason: for the event.
         """
 
     # use

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from shared.domain.instance import Desired, Exit, Instance, Status
 from shared.domain.key import Key, Scope
-from shared.domain.node import Gpu
+from shared.domain.node import Gpu, Orphan
 
 _STRINGS = frozenset(
     {
@@ -62,6 +62,16 @@ def encode_gpus(gpus: tuple[Gpu, ...]) -> str:
 def decode_gpus(text: str) -> tuple[Gpu, ...]:
     """Return a node's devices."""
     return tuple(Gpu(**gpu) for gpu in json.loads(text))
+
+
+def encode_orphans(orphans: Collection[Orphan]) -> str:
+    """Return what runs on a node without a record, as JSON."""
+    return json.dumps([dataclasses.asdict(orphan) for orphan in orphans])
+
+
+def decode_orphans(text: str) -> tuple[Orphan, ...]:
+    """Return what runs on a node without a record."""
+    return tuple(Orphan(**orphan | {"pids": tuple(orphan["pids"])}) for orphan in json.loads(text))
 
 
 def encode_key(key: Key) -> dict[str, str]:

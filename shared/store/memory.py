@@ -12,7 +12,7 @@ from time import time
 from shared.domain.expiry import is_due
 from shared.domain.instance import BY_IDLE, RELEASED, Desired, Instance, Status, may_precede
 from shared.domain.key import Key, KeyState
-from shared.domain.node import Claim, Node
+from shared.domain.node import Claim, Node, Orphan
 from shared.store import KEEP_ENDED_S, Beat, Change, Once, name_taken, not_rotatable
 from shared.store.history import RUNS_KEPT
 from shared.store.memory_history import MemoryHistory
@@ -45,7 +45,9 @@ class MemoryStore(MemoryHistory):
         """Return the store's time in epoch seconds."""
         return self._clock()
 
-    def announce(self, node: Node, holder: str) -> int:
+    def announce(
+        self, node: Node, holder: str, *, last_epoch: int = 0, beating: bool = True
+    ) -> int:
         """Record `node` as its worker starts; return its new epoch."""
         with self._lock:
             other = self._holders.get(node.name, holder) != holder
@@ -53,8 +55,9 @@ class MemoryStore(MemoryHistory):
                 raise name_taken(node.name)
             self._holders[node.name] = holder
             self._nodes[node.name] = node
-            self._beats[node.name] = self._clock()
-            self._epochs[node.name] += 1
+            if beating:
+                self._beats[node.name] = self._clock()
+            self._epochs[node.name] = max(self._epochs[node.name], last_epoch) + 1
             return self._epochs[node.name]
 
     def heartbeat(self, name: str, epoch: int) -> Beat:
@@ -62,10 +65,18 @@ class MemoryStore(MemoryHistory):
         with self._lock:
             if name not in self._nodes:
                 return Beat.UNKNOWN
-            if self._epochs.get(name) != epoch:
+            if self._epochs[name] < epoch:
+                return Beat.BEHIND
+            if self._epochs[name] != epoch:
                 return Beat.SUPERSEDED
             self._beats[name] = self._clock()
             return Beat.OK
+
+    def report_orphans(self, name: str, epoch: int, orphans: Collection[Orphan]) -> None:
+        """Say which engines run on the node that neither it nor the store knows."""
+        with self._lock:
+            if self._epochs.get(name) == epoch:
+                self._nodes[name] = replace(self._nodes[name], orphans=tuple(orphans))
 
     def retire(self, name: str, epoch: int) -> None:
         """Take the node out of placement at once, as its worker stops."""
@@ -143,6 +154,29 @@ class MemoryStore(MemoryHistory):
                 self._publish(record.instance_id)
             return True
 
+    def restore(self, kept: Instance, *, epoch: int, over: int | None, reason: str) -> bool:
+        """Write a record whole, as its node has kept it, with its claim and its indexes."""
+        with self._lock:
+            held = self._instances.get(kept.instance_id)
+            if self._epochs.get(kept.node) != epoch:
+                return False
+            if (None if held is None else (held.revision, held.node)) != (
+                None if over is None else (over, kept.node)
+            ):
+                return False
+            revision = max(kept.revision, held.revision if held else 0) + 1
+            self._instances[kept.instance_id] = self._restored(kept, revision)
+            claims = self._claims[kept.node]
+            claims.pop(kept.instance_id, None)
+            if kept.status not in RELEASED:
+                others = [c for c in claims.values() if set(c.gpus) & set(kept.gpus)]
+                reason += "".join(
+                    f"; its GPUs are claimed by {claim.instance_id} too" for claim in others
+                )
+                claims[kept.instance_id] = Claim(instance_id=kept.instance_id, gpus=kept.gpus)
+            self._event(kept.instance_id, "worker", kept.node, kept.status, reason)
+            return True
+
     def touch(self, instance_ids: Collection[str]) -> None:
         """Say that these instances are in use now."""
         with self._lock:
@@ -160,6 +194,7 @@ class MemoryStore(MemoryHistory):
                         stop_reason="",
                         stop_by="",
                         generation=record.generation + 1,
+                        revision=record.revision + 1,
                         last_active=self._clock(),
                     )
                     self._event(instance_id, "user", "", "desired=running", "it is in use")
@@ -250,6 +285,7 @@ class MemoryStore(MemoryHistory):
         )
         if change.status is record.status:
             return changed
+        changed = replace(changed, revision=record.revision + 1)
         if change.status is Status.STARTING:
             changed = replace(changed, started_at=now)
         if change.status is Status.RUNNING:
@@ -258,6 +294,15 @@ class MemoryStore(MemoryHistory):
             changed = replace(changed, ended_at=now, engine_key="")
         return changed
 
+    def _restored(self, kept: Instance, revision: int) -> Instance:
+        kept = replace(kept, revision=revision)
+        if kept.status is Status.RUNNING:
+            return replace(kept, last_active=self._clock())
+        if kept.status in RELEASED:
+            ended_at = self._clock() if kept.ended_at is None else kept.ended_at
+            return replace(kept, engine_key="", ended_at=ended_at)
+        return kept
+
     def _ask_to_stop(self, record: Instance, reason: str, by: str, who: str) -> None:
         self._instances[record.instance_id] = replace(
             record,
@@ -265,6 +310,7 @@ class MemoryStore(MemoryHistory):
             stop_reason=reason,
             stop_by=by,
             generation=record.generation + 1,
+            revision=record.revision + 1,
         )
         self._event(record.instance_id, by, who, "desired=stopped", reason)
 

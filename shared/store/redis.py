@@ -12,16 +12,18 @@ from redis.retry import Retry
 
 from shared.domain.instance import Instance, may_precede
 from shared.domain.key import Key
-from shared.domain.node import LOST_AFTER_S, Claim, Node
+from shared.domain.node import LOST_AFTER_S, Claim, Node, Orphan
 from shared.store import KEEP_ENDED_S, Beat, Change, Once, name_taken, not_rotatable, scripts
 from shared.store.codec import (
     decode_gpus,
     decode_instance,
     decode_key,
+    decode_orphans,
     encode,
     encode_gpus,
     encode_instance,
     encode_key,
+    encode_orphans,
 )
 from shared.store.history import KEEP_ONCE_S
 from shared.store.keys import Keys
@@ -53,6 +55,8 @@ class RedisStore(RedisHistory):
         self._create = self._script(scripts.CREATE)
         self._stop = self._script(scripts.STOP)
         self._apply = self._script(scripts.APPLY)
+        self._restore = self._script(scripts.RESTORE)
+        self._orphans = self._script(scripts.ORPHANS)
         self._touch = self._script(scripts.TOUCH)
         self._stop_idle = self._script(scripts.STOP_IDLE)
         self._add_key = self._script(scripts.ADD_KEY)
@@ -70,14 +74,17 @@ class RedisStore(RedisHistory):
         return self._now()
 
     @answering
-    def announce(self, node: Node, holder: str) -> int:
+    def announce(
+        self, node: Node, holder: str, *, last_epoch: int = 0, beating: bool = True
+    ) -> int:
         """Record `node` as its worker starts; return its new epoch."""
         fields = {
             "address": node.address,
             "max_instances": str(node.max_instances),
             "gpus": encode_gpus(node.gpus),
         }
-        epoch = int(self._announce(node.name, holder, LOST_AFTER_S, *_flat(fields)))
+        said = (node.name, holder, LOST_AFTER_S, last_epoch, int(beating))
+        epoch = int(self._announce(*said, *_flat(fields)))
         if epoch < 0:
             raise name_taken(node.name)
         return epoch
@@ -86,6 +93,11 @@ class RedisStore(RedisHistory):
     def heartbeat(self, name: str, epoch: int) -> Beat:
         """Say that the node lives; return what the store makes of it."""
         return Beat(self._heartbeat(name, epoch, 1))
+
+    @answering
+    def report_orphans(self, name: str, epoch: int, orphans: Collection[Orphan]) -> None:
+        """Say which engines run on the node that neither it nor the store knows."""
+        self._orphans(name, epoch, encode_orphans(orphans))
 
     @answering
     def retire(self, name: str, epoch: int) -> None:
@@ -168,6 +180,22 @@ class RedisStore(RedisHistory):
                 KEEP_ENDED_S,
                 json.dumps(removed),
                 *_flat(encode(change.fields)),
+            )
+        )
+
+    @answering
+    def restore(self, kept: Instance, *, epoch: int, over: int | None, reason: str) -> bool:
+        """Write a record whole, as its node has kept it, with its claim and its indexes."""
+        return bool(
+            self._restore(
+                kept.instance_id,
+                kept.node,
+                epoch,
+                "" if over is None else over,
+                json.dumps(kept.gpus),
+                KEEP_ENDED_S,
+                reason,
+                *_flat(encode_instance(kept)),
             )
         )
 
@@ -272,6 +300,7 @@ def _node(name: str, stored: dict[str, str], claims: dict[str, str], now: float)
         max_instances=int(stored["max_instances"]),
         gpus=decode_gpus(stored["gpus"]),
         heartbeat_age_s=None if beat is None else max(0.0, now - float(beat)),
+        orphans=decode_orphans(stored.get("orphans", "[]")),
         claims=tuple(
             Claim(instance_id=instance_id, gpus=tuple(json.loads(gpus)))
             for instance_id, gpus in sorted(claims.items())

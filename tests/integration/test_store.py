@@ -1048,6 +1048,8 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "apply": lambda store: store.apply(
         Change(instance_id="i1", node="one", epoch=1, generation=1, status=Status.STARTING)
     ),
+    "restore": lambda store: store.restore(an_instance(), epoch=1, over=None, reason="lost"),
+    "report_orphans": lambda store: store.report_orphans("one", 1, []),
     "touch": lambda store: store.touch(["i1"]),
     "stop_idle": lambda store: store.stop_idle(),
     "events": lambda store: store.events("i1"),
