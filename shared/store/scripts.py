@@ -180,7 +180,8 @@ RESTORE = """
 -- ARGV: id, node, epoch, revision it replaces or '', JSON list of GPUs, seconds to keep ended
 --       records, reason, hash fields and values
 local id, node = ARGV[1], ARGV[2]
-local key, claims, placed = instance_key(id), prefix .. 'claims:' .. node, prefix .. 'placed:' .. node
+local key, claims = instance_key(id), prefix .. 'claims:' .. node
+local placed = prefix .. 'placed:' .. node
 if redis.call('HGET', prefix .. 'node:' .. node, 'epoch') ~= ARGV[3] then return 0 end
 local held = redis.call('HMGET', key, 'status', 'revision', 'node')
 if ARGV[4] == '' and held[1] then return 0 end
