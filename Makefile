@@ -8,7 +8,7 @@ T ?= tests
 # An operator's own vLLM, said in the environment or in .env, needs no engine environment of ours.
 OWN_VLLM := $(VLLM_COMMAND)$(shell grep -s '^VLLM_COMMAND=.' .env)
 
-.PHONY: help demo run test check bench fmt setup engine engine-environment models clean
+.PHONY: help demo run test check bench faults fmt setup engine engine-environment models clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -35,6 +35,9 @@ check: .venv/.ready-for-tests ## format, lint, types, import contracts, unit tes
 bench: .venv/.ready ## the proxy's speed against nginx, vllm-router, LiteLLM (15 minutes; needs gcc and two cores)
 	@$(BIN)/python -m tests.bench --report docs/performance.md
 
+faults: .venv/.ready-for-tests ## everything that can die dies, on real processes (about an hour; all rows need root and gcc)
+	@$(BIN)/python -m tests.faults --report docs/reliability.md
+
 fmt: .venv/.ready-for-tests ## format the code
 	@ruff format --quiet . && ruff check --quiet --fix --select I .
 
@@ -51,7 +54,7 @@ models: engine-environment
 	@$(BIN)/python -m workers.provision model SmolLM2-135M-Instruct all-MiniLM-L6-v2
 
 clean: ## remove what was installed and all state; models and engine environments too
-	rm -rf .venv .engines .models .run .bench
+	rm -rf .venv .engines .models .run .bench .faults
 
 .venv/.ready: requirements.txt configs/constraints.txt
 	@$(PYTHON) -m workers.provision venv .venv

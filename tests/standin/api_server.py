@@ -75,6 +75,7 @@ class ApiServer:
         """Load, serve and stop; return the exit status."""
         flags = self._flags
         self._log.info("api_utils.py:286", f"non-default args: {flags.given}")
+        time.sleep(flags.bind_delay)  # stands for vLLM's imports, which take seconds
         try:
             listener = bind(flags.host, flags.port)
         except OSError as error:
@@ -169,12 +170,20 @@ class ApiServer:
         return 1
 
     def _flood(self) -> None:
-        """Write the megabytes of --log-flood, in large blocks of whole lines."""
+        """Write the megabytes of --log-flood, in large blocks of whole lines, and how it went."""
         message = f"Engine 000: Avg prompt throughput: 0.0 tokens/s {'flood ' * 8}"
         line = self._log.line("INFO", "loggers.py:271", message)
         lines = _FLOOD_BLOCK // len(line)
-        for _ in range(math.ceil(self._flags.log_flood * 1_000_000 / (lines * len(line)))):
+        megabytes = lines * len(line) / 1_000_000
+        pause = megabytes / self._flags.log_rate if self._flags.log_rate else 0.0
+        due, stall = time.monotonic(), 0.0
+        for _ in range(math.ceil(self._flags.log_flood / megabytes)):
+            began = time.monotonic()
             write_all(STDOUT, line * lines)
+            stall = max(stall, time.monotonic() - began)
+            due += pause
+            time.sleep(max(0.0, due - time.monotonic()))
+        self._log.info("loggers.py:271", f"flood over, longest stall {stall:.3f} s")
 
 
 def _is_unknown(model: str) -> bool:

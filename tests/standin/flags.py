@@ -85,6 +85,9 @@ class Flags(NamedTuple):
     crash_code: int
     term_delay: float
     log_flood: float  # 10^6 bytes
+    log_rate: float  # 10^6 bytes a second; 0: as fast as the reader takes them
+    slow_health: float
+    bind_delay: float
     ignore_sigterm: bool
     crash_while_loading: bool
     oom_message: bool
@@ -150,6 +153,9 @@ def _add_fault_flags(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--crash-code", type=int, default=1)
     serve.add_argument("--term-delay", type=float, default=0.0, help="seconds to leave")
     serve.add_argument("--log-flood", type=float, default=0.0, help="MB of log once ready")
+    serve.add_argument("--log-rate", type=float, default=0.0, help="MB/s of --log-flood")
+    serve.add_argument("--slow-health", type=float, default=0.0, help="seconds until /health")
+    serve.add_argument("--bind-delay", type=float, default=0.0, help="seconds before it binds")
     for name, meaning in _FAULT_SWITCHES.items():
         _add_switch(serve, name, meaning)
 

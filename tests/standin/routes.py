@@ -34,6 +34,7 @@ class Routes:
     def __init__(self, flags: Flags, journal: Journal, api_key: str) -> None:
         """Guard the paths of vLLM's API with `api_key`; with "" they are open."""
         self._model = flags.served_names[0]
+        self._health_takes_s = flags.slow_health
         self._journal = journal
         self._api_key = api_key
         self._table = [*self._vllm_routes(flags), *_probe_routes(flags, journal)]
@@ -66,7 +67,7 @@ class Routes:
 
     def _vllm_routes(self, flags: Flags) -> Iterator[_Route]:
         generation = Generation(flags, self._journal)
-        yield _Route("/health", _health, is_vllms=True)
+        yield _Route("/health", self._health, is_vllms=True)
         yield _Route("/version", _version, is_vllms=True)
         yield _Route("/metrics", self._metrics)
         yield _Route("/openapi.json", self._openapi)
@@ -74,6 +75,11 @@ class Routes:
         yield _Route("/v1/chat/completions", generation.chat, _POST, is_vllms=True)
         yield _Route("/v1/completions", generation.completions, _POST, is_vllms=True)
         yield _Route("/v1/embeddings", generation.embeddings, _POST, is_vllms=True)
+
+    def _health(self, exchange: Exchange) -> Reply:
+        if self._health_takes_s:
+            exchange.wait(self._health_takes_s)
+        return bytes_reply(HTTPStatus.OK, b"", "text/plain")
 
     def _metrics(self, _exchange: Exchange) -> Reply:
         text = metrics.exposition(self._model, self._journal.load())
@@ -103,10 +109,6 @@ def _probe_routes(flags: Flags, journal: Journal) -> Iterator[_Route]:
     yield _Route("/redirect", probes.redirect)
     yield _Route("/early-413", probes.early_413, _GET | _POST)
     yield _Route("/seen", asked.seen)
-
-
-def _health(_exchange: Exchange) -> Reply:
-    return bytes_reply(HTTPStatus.OK, b"", "text/plain")
 
 
 def _version(_exchange: Exchange) -> Reply:

@@ -1,0 +1,1 @@
+"""The rows, by what is harmed. `matrix` puts them together."""
