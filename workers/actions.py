@@ -23,8 +23,10 @@ from workers import process_tree
 from workers.admission import refuse_unsafe_spec
 from workers.causes import cause_of_death
 from workers.command import command, environment
-from workers.engine import FAILED, STOPPED, Engine, launch_of
+from workers.engine import FAILED, LAST_LOG_LINES, STOPPED, Engine, launch_of
+from workers.expectation import Expectation
 from workers.ports import choose_port
+from workers.stages import Load
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ _REFUSED_ADVICE = (
     "change the request; or have VLLM_CONFIG, VLLM_UNSAFE_PARAMS, VLLM_ALLOWED_MODELS, "
     "VLLM_MODEL_ROOTS and VLLM_ALLOWED_ENV say the same on this node as in the web tier"
 )
+
+_AT_LAUNCH = {"stage": Load().stage, "progress": None, "stage_detail": "", "eta": None}
+NOT_LOADING = {"stage": "", "progress": None, "stage_detail": "", "eta": None}
 
 Act = Callable[[Instance, Engine, Observation], None]
 
@@ -44,6 +49,7 @@ class Actions:
     store: Store
     epoch: int  # of the node; every write is refused once another worker has announced it
     patience: Patience
+    expectation: Expectation
     policy: Policy  # of this node's operator
     leaving: bool = False  # the worker is stopping: nothing is started any more
     taken: set[int] = field(default_factory=set)  # ports that records of this node hold
@@ -80,7 +86,14 @@ class Actions:
     def _report_progress(self, record: Instance, engine: Engine, _: Observation) -> None:
         if record.status is not Status.STARTING:
             return
-        told = {"stage": engine.load.stage, "progress": engine.load.progress, **_process(engine)}
+        load = engine.loading.load
+        told = {
+            "stage": load.stage,
+            "progress": load.progress,
+            "stage_detail": load.detail,
+            "eta": self.expectation.ready_at(record, engine.loading, engine.age_s),
+            **_process(engine),
+        }
         if any(getattr(record, name) != value for name, value in told.items()):
             self.write(record, Status.STARTING, **told)
 
@@ -105,7 +118,7 @@ class Actions:
             "host": host,
             "port": port,
             "engine_key": key,
-            "stage": engine.load.stage,
+            **_AT_LAUNCH,
         }
         if not self.write(record, Status.STARTING, reason="", **told):
             return
@@ -141,12 +154,14 @@ class Actions:
         self.write(record, Status.STARTING, reason="", **told, **_process(engine))
 
     def _mark_running(self, record: Instance, engine: Engine, _: Observation) -> None:
-        self.write(record, Status.RUNNING, reason="", stage="", progress=None, **_process(engine))
+        age_s = engine.age_s
+        if self.write(record, Status.RUNNING, reason="", **NOT_LOADING, **_process(engine)):
+            self.expectation.learn(record, engine.loading, age_s)
 
     def _begin_stop(self, record: Instance, engine: Engine, _: Observation) -> None:
         noted = (engine.stop_note or {}).get("reason", "its worker was stopped")
         reason = record.stop_reason or noted
-        if self.write(record, Status.STOPPING, reason=reason, stage="", progress=None):
+        if self.write(record, Status.STOPPING, reason=reason, **NOT_LOADING):
             engine.begin_stop()
 
     def _terminate(self, record: Instance, engine: Engine, _: Observation) -> None:
@@ -167,13 +182,20 @@ class Actions:
         self.write(record, Status.STOP_FAILED, reason=reason)
 
     def _give_up_start(self, record: Instance, engine: Engine, _: Observation) -> None:
-        stalled = f"no progress for {self.patience.start_stall:g} s in stage {engine.load.stage}"
+        stalled = (
+            f"no progress for {self.patience.start_stall:g} s in stage {engine.loading.load.stage}"
+        )
         log.warning("instance %s: %s", record.instance_id, stalled)
         engine.terminate(stalled, FAILED)
 
     def _mark_crashed(self, record: Instance, engine: Engine, seen: Observation) -> None:
         # Back-off and restart belong here.
-        self._fail(record, _cause(engine, seen), exit=seen.exit, last_log=engine.last_lines)
+        self._fail(
+            record,
+            _cause(engine, seen),
+            exit=seen.exit,
+            last_log=engine.last_lines[-LAST_LOG_LINES:],
+        )
         engine.close()
 
     def _fail(self, record: Instance, cause: Cause, **fields: object) -> None:

@@ -21,16 +21,20 @@ from shared.domain.instance import Desired, Exit, Instance, Status
 from shared.domain.reconcile import Observation, Remains
 from shared.settings import ROOT
 from workers import gpus, ports, probe, process_tree
+from workers.loading import Loading
 from workers.log_tail import LogTail
+from workers.process_io import bytes_moved
 from workers.process_tree import Identity, Marks
 from workers.redaction import blotted, secrets_in
 from workers.run_directory import RunDirectory
-from workers.stages import STAGES, Load, follow, progressed
+from workers.stages import STAGES, Load
 
 _SHIM_STARTS_S = 5.0  # a shim without a lock is still being born for so long, not dead
 _KILL_S = 1.0  # one turn of killing; the supervisor comes back while anything is left
 _PORT_CLOSES_S = 10.0  # then whoever holds the port is a stranger: nothing of ours runs
-LAST_LOG_LINES = 50
+_IO_EVERY_S = 5.0  # between looks at what a loading engine reads and writes: it means a look at all
+LAST_LOG_LINES = 50  # kept in the record of one that failed
+LINES_READ_FOR_CAUSE = 1_000  # vLLM's tracebacks are long, and the first of them has the cause
 STOPPED = str(Status.STOPPED)
 FAILED = str(Status.FAILED)
 
@@ -40,7 +44,7 @@ class Engine:
 
     def __init__(self, instance_id: str, run: RunDirectory, prober: Executor) -> None:
         self.instance_id = instance_id
-        self.load = Load()
+        self.loading = Loading()
         self.last_lines: list[str] = []
         self._run = run
         self._prober = prober
@@ -50,6 +54,7 @@ class Engine:
         self._ready: Future[bool] | None = None
         self._unfinished: Future[float | None] | None = None
         self._last_progress_at = monotonic()
+        self._io_read_at = monotonic()
         self._stop_begun_at: float | None = None
         self._terminated_at: float | None = None
         self._tree_gone_at: float | None = None
@@ -60,10 +65,17 @@ class Engine:
     def resume(self, record: Instance, last_lines: list[str]) -> None:
         """Go on from what another worker had recorded of the load."""
         if record.stage in STAGES:
-            self.load = Load(record.stage, record.progress)
+            load = Load(record.stage, record.progress, record.stage_detail)
+            self.loading = Loading(load, self.age_s)
         self.last_lines = last_lines
 
     # what it looks like
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was spawned; 0 if it was not."""
+        leader = self.leader
+        return 0.0 if leader is None else leader.age_s
 
     @property
     def holds(self) -> bool:
@@ -104,6 +116,8 @@ class Engine:
             (self._idle_asked_at or monotonic()) if record.about_to_stop_as_idle else None
         )
         remains = self._remains(record)
+        if remains is Remains.ALIVE and record.status is Status.STARTING:
+            self._follow_io()
         self._ending_since = (
             (self._ending_since or monotonic()) if remains is Remains.ENDING else None
         )
@@ -126,10 +140,9 @@ class Engine:
         """Return new log lines, with secrets blotted out; follows the load in them."""
         lines = self._tail.read_to_the_end() if to_the_end else self._tail.read()
         if lines:
-            before, self.load = self.load, follow(self.load, lines)
-            if progressed(before, self.load):
+            if self.loading.read(lines, self.age_s):
                 self._last_progress_at = monotonic()
-            self.last_lines = [*self.last_lines, *lines][-LAST_LOG_LINES:]
+            self.last_lines = [*self.last_lines, *lines][-LINES_READ_FOR_CAUSE:]
         return lines
 
     def log_passed_on(self) -> None:
@@ -154,6 +167,8 @@ class Engine:
         self._tail.begin(run)
         self._secrets = None
         self._last_progress_at = monotonic()
+        self.loading = Loading()
+        self.last_lines = []
         self._shim = subprocess.Popen(
             [sys.executable, "-m", "workers.shim", str(self._run.path)],
             cwd=ROOT,
@@ -207,6 +222,12 @@ class Engine:
         return blotted(line, self._secrets or ())
 
     # how it is seen
+
+    def _follow_io(self) -> None:
+        if monotonic() - self._io_read_at > _IO_EVERY_S:
+            self._io_read_at = monotonic()
+            if self.loading.moved(bytes_moved(self._members()), self.age_s):
+                self._last_progress_at = monotonic()
 
     def _remains(self, record: Instance) -> Remains:
         if self._shim is not None:

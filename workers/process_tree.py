@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Event
-from time import monotonic
+from time import CLOCK_BOOTTIME, clock_gettime, monotonic
 
 PROC = Path("/proc")
 _EMPTY_SCANS = 2  # in a row: a fork under way escapes one
@@ -38,6 +38,11 @@ class Identity:
     def alive(self) -> bool:
         """Whether this very process runs (a zombie does not)."""
         return start_time(self.pid) == self.start_time
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it started, those in which the machine slept included."""
+        return clock_gettime(CLOCK_BOOTTIME) - self.start_time / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)

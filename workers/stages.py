@@ -7,27 +7,50 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-STAGES = ("launch", "configure", "initialize", "download", "weights", "compile", "warm-up", "serve")
+STAGES = ("launch", "configure", "initialize", "download", "weights", "compile", "warm-up", "ready")
 """Load stages in their usual order; some are skipped, and a later one never goes back."""
 
-_PERCENT = r"(?P<percent>\d+)%"
+_BAR = r"[^%]*: +(?P<percent>\d+)%"
+# tqdm's own bar has a picture in the middle, vLLM's for weights says Completed
+_COUNT = r"(?: Completed \||\|[^|]*\|) (?P<count>[\d.]+[kKMGT]?i?B?/[\d.]+[kKMGT]?i?B?)"
+_WARM_UPS = (
+    r"Capturing CUDA graphs?|DeepGEMM warmup|JIT kernel warmup \([^)]*\)|Compiling CuTeDSL kernels"
+    r"|Pre-compiling fp8 BMM kernel"
+)
 _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (stage, re.compile(pattern))
     for stage, pattern in (
         ("configure", r"non-default args|Resolved architecture"),
         ("initialize", r"Initializing a V1 LLM engine|init_method|world_size="),
-        # huggingface_hub's progress bars
-        ("download", rf"(?:Fetching \d+ files|\.safetensors|\.bin|\.gguf): +{_PERCENT}"),
-        ("weights", rf"Loading \w+ checkpoint shards: +{_PERCENT}"),
+        # huggingface_hub's bars; vLLM 0.32 hides them: see workers.downloads
+        ("download", rf"(?:Fetching \d+ files|\.safetensors|\.bin|\.gguf){_BAR}(?:{_COUNT})?"),
+        ("download", r"Time spent downloading weights"),
+        # model_executor/model_loader/weight_utils.py
+        ("weights", rf"[Ll]oading [\w -]*(?:shards|loader|[Ss]treamer){_BAR}(?:{_COUNT})?"),
+        ("weights", r"Loading weights took|Model loading took|Prefetching checkpoint files"),
+        # compilation/*.py
         (
             "compile",
-            r"Dynamo bytecode transform|Compiling a graph|for the compilation|torch_compile_cache",
+            (
+                r"Starting torch\.compile|Dynamo bytecode transform|Compiling a graph"
+                r"|for the compilation|torch_compile_cache|Directly load|torch\.compile took"
+                r"|Compile and warming up model"
+            ),
         ),
-        ("warm-up", rf"Capturing CUDA graphs?[^%]*: +{_PERCENT}"),
-        ("warm-up", r"KV cache size|Capturing CUDA graph|init engine \(profile"),
-        ("serve", r"Starting vLLM server on|Application startup complete"),
+        # v1/worker/gpu_model_runner.py, v1/core/kv_cache_utils.py, model_executor/warmup/*.py
+        ("warm-up", rf"(?:{_WARM_UPS}){_BAR}(?:{_COUNT})?"),
+        (
+            "warm-up",
+            (
+                rf"KV cache size:|Available KV cache memory|{_WARM_UPS}|CUDA graph memory"
+                r"|Graph capturing finished|init engine \(profile"
+                r"|JIT kernel warmup (?:start|finish)"
+                r"|(?:Warming up|Warmed|[Aa]utotuning) \w|warmup run took"
+            ),
+        ),
+        ("ready", r"Starting vLLM server on|Application startup complete"),
     )
 )
 
@@ -38,10 +61,22 @@ class Load:
 
     stage: str = STAGES[0]
     progress: float | None = None  # of the stage, 0 to 1, where the log tells
+    detail: str = ""  # what of the stage is done, where the log tells: 2/4
+    steps: int = 0  # known lines of the stage that tell no more than that it goes on
+    moved: int = 0  # bytes that its processes have read and written, in MOVED_STEP
+
+
+MOVED_STEP = 64 * 2**20
+"""Bytes: a second's worth for an engine that loads; one that hangs never moves so many."""
 
 
 def progressed(before: Load, after: Load) -> bool:
-    """Return whether a load has gone on between two looks at it."""
+    """Return whether a load has gone on between two looks at it.
+
+    It has if it reached another stage, another percentage or count, said another known line, or
+    read or wrote MOVED_STEP bytes: vLLM says nothing while it downloads, nor while it reads one
+    large file.
+    """
     return after != before
 
 
@@ -51,13 +86,25 @@ def follow(load: Load, lines: Iterable[str]) -> Load:
         found = _stage_of(line)
         if found is None or STAGES.index(found.stage) < STAGES.index(load.stage):
             continue
-        load = found
+        if found.stage != load.stage:
+            load = replace(found, moved=load.moved)
+        elif found.progress is None:
+            load = replace(load, steps=load.steps + 1)
+        else:
+            load = replace(load, progress=found.progress, detail=found.detail)
     return load
+
+
+def with_moved(load: Load, moved: int) -> Load:
+    """Return the load of processes that have read and written `moved` bytes so far."""
+    return replace(load, moved=max(load.moved, moved - moved % MOVED_STEP))
 
 
 def _stage_of(line: str) -> Load | None:
     for stage, pattern in _PATTERNS:
         if match := pattern.search(line):
-            percent = match.groupdict().get("percent")
-            return Load(stage, None if percent is None else min(int(percent), 100) / 100)
+            told = match.groupdict()
+            if told.get("percent") is None:
+                return Load(stage)
+            return Load(stage, min(int(told["percent"]), 100) / 100, told.get("count") or "")
     return None

@@ -22,7 +22,8 @@ from shared.settings import Settings
 from shared.store import KEEP_ENDED_S, Beat, Store
 from workers import process_tree
 from workers.actions import Actions
-from workers.engine import LAST_LOG_LINES, STOPPED, Engine
+from workers.engine import LINES_READ_FOR_CAUSE, STOPPED, Engine
+from workers.expectation import Expectation
 from workers.run_directory import RunDirectory
 
 BUSY_PASS_S = 0.1  # while something starts or stops
@@ -58,7 +59,12 @@ class Supervisor:
             stop=settings.stop_timeout_s,
         )
         self._actions = Actions(
-            settings=settings, store=store, epoch=0, patience=patience, policy=policy(settings)
+            settings=settings,
+            store=store,
+            epoch=0,
+            patience=patience,
+            expectation=Expectation(store, gpus),
+            policy=policy(settings),
         )
         self._beat_at = 0.0
         self._swept_at = 0.0
@@ -173,7 +179,7 @@ class Supervisor:
         known = record.instance_id in self._engines
         engine = self._engine(record.instance_id)
         if not known and record.status is not Status.PENDING:
-            last = self._store.log(record.instance_id, record.run, LAST_LOG_LINES)
+            last = self._store.log(record.instance_id, record.run, LINES_READ_FOR_CAUSE)
             engine.resume(record, [line.text for line in last])
         return engine
 

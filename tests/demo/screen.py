@@ -17,7 +17,7 @@ _SHARE = {
     "weights": (0.7, 0.8),
     "compile": (0.8, 0.85),
     "warm-up": (0.85, 0.97),
-    "serve": (0.97, 1.0),
+    "ready": (0.97, 1.0),
 }
 """From where to where each stage fills the bar: shares of time of a small model on a CPU."""
 

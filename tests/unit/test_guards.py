@@ -9,7 +9,9 @@ from honcho.environ import parse_procfile
 from shared.settings import ROOT
 
 DOMAIN = [
+    "cause",
     "engine_env",
+    "eta",
     "expiry",
     "instance",
     "key",

@@ -79,19 +79,19 @@ WHOLE_LOAD = [
         (ARCHITECTURE, Load("configure")),
         (ENGINE, Load("initialize")),
         (WORLD, Load("initialize")),
-        (FETCHING, Load("download", 0.25)),
-        (DOWNLOADING, Load("download", 0.37)),
-        (SHARDS_0, Load("weights", 0.0)),
-        (SHARDS_100, Load("weights", 1.0)),
+        (FETCHING, Load("download", 0.25, "1/4")),
+        (DOWNLOADING, Load("download", 0.37, "1.85G/4.98G")),
+        (SHARDS_0, Load("weights", 0.0, "0/1")),
+        (SHARDS_100, Load("weights", 1.0, "1/1")),
         (COMPILING, Load("compile")),
         (COMPILED, Load("compile")),
         (DYNAMO, Load("compile")),
-        (CAPTURING, Load("warm-up", 0.42)),
-        (CAPTURING_FULL, Load("warm-up", 1.0)),
+        (CAPTURING, Load("warm-up", 0.42, "28/67")),
+        (CAPTURING_FULL, Load("warm-up", 1.0, "35/35")),
         (KV_CACHE, Load("warm-up")),
         (INIT_ENGINE, Load("warm-up")),
-        (SERVING, Load("serve")),
-        (COMPLETE, Load("serve")),
+        (SERVING, Load("ready")),
+        (COMPLETE, Load("ready")),
     ],
 )
 def test_a_line_tells_the_stage(line: str, load: Load) -> None:
@@ -123,12 +123,12 @@ def test_a_stage_never_goes_back(end: int) -> None:
     assert STAGES.index(again.stage) >= STAGES.index(load.stage)
 
 
-def test_a_whole_load_ends_at_serve() -> None:
-    assert follow(Load(), WHOLE_LOAD) == Load("serve")
+def test_a_whole_load_ends_at_ready() -> None:
+    assert follow(Load(), WHOLE_LOAD).stage == "ready"
 
 
 def test_progress_follows_within_a_stage() -> None:
-    assert follow(Load(), [SHARDS_100, SHARDS_0]) == Load("weights", 0.0)
+    assert follow(Load(), [SHARDS_100, SHARDS_0]) == Load("weights", 0.0, "0/1")
 
 
 def test_reading_line_by_line_is_the_same_as_all_at_once() -> None:
@@ -146,7 +146,9 @@ def test_every_stage_but_the_first_is_told_by_some_line() -> None:
 def test_the_download_of_weights_is_seen() -> None:
     # The worker says that it starts to load the model, and downloads only then: vLLM 0.32,
     # v1/worker/gpu_model_runner.py load_model, then model_loader/default_loader.py.
-    assert follow(Load(), [ENGINE, WORLD, LOADING, DOWNLOADING]) == Load("download", 0.37)
+    assert follow(Load(), [ENGINE, WORLD, LOADING, DOWNLOADING]) == Load(
+        "download", 0.37, "1.85G/4.98G"
+    )
 
 
 def test_eager_mode_is_no_stage() -> None:
