@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 T ?= tests
+# Integration tests wait more than they compute; those that share a fleet stay together.
+PARALLEL := --numprocesses 3 --dist loadgroup
 
 # An operator's own vLLM, said in the environment or in .env, needs no engine environment of ours.
 OWN_VLLM := $(VLLM_COMMAND)$(shell grep -s '^VLLM_COMMAND=.' .env)
@@ -23,7 +25,8 @@ run: .venv/.ready engine ## the whole fleet in the foreground, ready for curl; C
 	@$(BIN)/python -m shared.foreground
 
 test: .venv/.ready-for-tests check engine models ## set up everything, then all tests: exactly what CI runs
-	@$(BIN)/python -m pytest $(if $(filter tests,$(T)),tests/integration tests/e2e,$(T))
+	@$(if $(filter tests,$(T)),$(BIN)/python -m pytest $(PARALLEL) tests/integration)
+	@$(BIN)/python -m pytest $(if $(filter tests,$(T)),tests/e2e,$(T))
 
 check: .venv/.ready-for-tests ## format, lint, types, import contracts, unit tests: for every commit
 	@ruff format --check --quiet . || { echo 'not formatted: run make fmt'; exit 1; }
@@ -32,8 +35,9 @@ check: .venv/.ready-for-tests ## format, lint, types, import contracts, unit tes
 	@lint-imports --no-logo > .venv/import-contracts.log || { cat .venv/import-contracts.log; exit 1; }
 	@$(BIN)/python -m pytest -q tests/unit
 
-bench: .venv/.ready ## the proxy's speed against nginx, vllm-router, LiteLLM (15 minutes; needs gcc and two cores)
+bench: .venv/.ready engine models ## the proxy against nginx, vllm-router, LiteLLM; starts, stops, crashes (20 minutes; needs gcc and two cores)
 	@$(BIN)/python -m tests.bench --report docs/performance.md
+	@$(BIN)/python -m tests.bench.lifecycle --report docs/performance.md
 
 faults: .venv/.ready-for-tests ## everything that can die dies, on real processes (about an hour; all rows need root and gcc)
 	@$(BIN)/python -m tests.faults --report docs/reliability.md

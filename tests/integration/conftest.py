@@ -18,6 +18,18 @@ from tests.integration.harness import LocalFleet, local_fleet
 settings.register_profile("long", max_examples=5000, deadline=None)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests go to the same process: those of a file, which share what is costly to start.
+
+    All that speak to a web tier of one kind, too: its fixture lives as long as they come in a row.
+    """
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        way = callspec.params.get("way") if callspec else None
+        item.add_marker(pytest.mark.xdist_group(way or item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def shared_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
     with local_fleet(tmp_path_factory.mktemp("fleet")) as fleet:

@@ -15,12 +15,13 @@ from typing import Any
 import requests
 
 from shared.settings import ROOT
-from tests.demo.fleet import free_ports
 from tests.demo.waiting import until
+from tests.ports import ports
 from tests.redis_server import running_redis
 
 STANDIN = f"{sys.executable} {ROOT / 'tests/standin/vllm'}"
 START_S = 30.0
+_PORTS_PER_NODE = 25
 WAIT = {"wait": "30"}  # seconds; a stand-in is ready in less than one
 
 
@@ -49,6 +50,7 @@ class LocalFleet:
     base: str = ""
     config: Path = ROOT / "configs/gunicorn.conf.py"
     http: requests.Session = field(default_factory=requests.Session)
+    _base_ports: dict[str, int] = field(default_factory=dict)  # node → its first port
 
     def start(self, name: str, command: list[str], env: Mapping[str, str]) -> Process:
         """Start a process of the fleet."""
@@ -79,7 +81,7 @@ class LocalFleet:
 
     def start_web(self, *, worker_class: str | None = None, **env: str) -> Process:
         """Start the web tier, by default as configured, and wait until it answers."""
-        port = free_ports(1, first=20_000 + os.getpid() % 10_000)  # others test here, too
+        port = ports()
         self.base = f"http://localhost:{port}"
         chosen = ["--worker-class", worker_class] if worker_class else []
         web = self.start(
@@ -109,7 +111,7 @@ class LocalFleet:
 
     def start_flower(self) -> str:
         """Start Flower; return its URL once it answers."""
-        port = free_ports(1, first=5700)
+        port = ports()
         command = ["celery", "--app", "workers.app", "--quiet", "flower", "--address=127.0.0.1"]
         self.start("flower", [*command, f"--port={port}"], {})
         url = f"http://127.0.0.1:{port}"
@@ -122,7 +124,9 @@ class LocalFleet:
 
     def base_port(self, node: str) -> int:
         """Return the node's first port: nodes on one machine have ranges of their own."""
-        return 9100 + 100 * (sum(node.encode()) % 50) + os.getpid() % 50
+        if node not in self._base_ports:
+            self._base_ports[node] = ports(_PORTS_PER_NODE)
+        return self._base_ports[node]
 
     def call(self, method: str, path: str, **kwargs: Any) -> requests.Response:
         """Ask the web tier."""
@@ -188,7 +192,7 @@ class LocalFleet:
 @contextmanager
 def local_fleet(folder: Path, *, redis_password: str = "", **env: str) -> Iterator[LocalFleet]:
     """Run a Redis; give a fleet on it, with nothing started yet; end all of it."""
-    port = free_ports(1, first=6400) if redis_password else 0
+    port = ports() if redis_password else 0
     with running_redis(folder / "redis", password=redis_password, port=port) as url:
         fleet = LocalFleet(folder, url, env)
         try:

@@ -22,9 +22,9 @@ from tests.bench.processes import Program
 from tests.bench.results import Measurement
 from tests.bench.scenarios import CHAT, EMBEDDINGS, Scenario
 from tests.bench.targets import BY_NAME, Plan
-from tests.demo.fleet import free_ports
 from tests.demo.waiting import until
 from tests.integration.harness import processes_of
+from tests.ports import ports
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the benchmark needs gcc")
 
@@ -94,7 +94,7 @@ def _pass_on(source: socket.socket, sink: socket.socket, spoil: Spoil) -> None:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("bench")
     programs = build(folder)
-    port = free_ports(1, first=23000)
+    port = ports()
     words = [str(programs.engine), "--port", str(port), "--key", KEY]
     engine = Program("engine", words, cpus=[_CPU], folder=folder)
     try:
