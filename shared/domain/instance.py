@@ -191,6 +191,11 @@ class Instance:
         return self.stop_by == BY_IDLE and self.status is Status.RUNNING
 
     @property
+    def rests(self) -> bool:
+        """Whether its worker has nothing to do about it until somebody asks for something."""
+        return self.ended or (self.status is Status.FAILED and self.desired is Desired.RUNNING)
+
+    @property
     def ended(self) -> bool:
         """Whether it is over and verified gone."""
         return self.status is Status.STOPPED

@@ -119,7 +119,11 @@ class Store(History, Protocol):
         """Return all that are not ended, oldest first; and those that ended in the last day."""
 
     def placed_on(self, node: str) -> list[Instance]:
-        """Return the node's instances that are not ended."""
+        """Return the node's instances that its worker has to look after.
+
+        Not those that ended, and not those that failed and that nobody has asked to stop: nothing
+        of them is left, and a day of them would cost every look of the worker.
+        """
 
     def stop(self, instance_id: str, *, reason: str, by: str, who: str = "") -> Instance | None:
         """Set `desired` to stopped; return the record, or None if there is none.

@@ -64,7 +64,7 @@ class Keys:
         return f"{self.prefix}claims:{name}"
 
     def placed(self, name: str) -> str:
-        """Set: ids of the node's instances that are not ended."""
+        """Set: ids of the node's instances that its worker has to look after."""
         return f"{self.prefix}placed:{name}"
 
     def starts(self, kind: str) -> str:

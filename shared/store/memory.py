@@ -123,8 +123,9 @@ class MemoryStore(MemoryHistory):
             return sorted(found, key=lambda record: record.created_at)
 
     def placed_on(self, node: str) -> list[Instance]:
-        """Return the node's instances that are not ended."""
-        return [record for record in self.instances() if record.node == node]
+        """Return the node's instances that its worker has to look after."""
+        placed = [record for record in self.instances() if record.node == node]
+        return [record for record in placed if not record.rests]
 
     def stop(self, instance_id: str, *, reason: str, by: str, who: str = "") -> Instance | None:
         """Set `desired` to stopped; return the record, or None if there is none."""

@@ -154,7 +154,7 @@ class RedisStore(RedisHistory):
 
     @answering
     def placed_on(self, node: str) -> list[Instance]:
-        """Return the node's instances that are not ended."""
+        """Return the node's instances that its worker has to look after."""
         ids = sorted(self._redis.smembers(self._keys.placed(node)))
         return self._read_indexed(ids, self._redis.srem, self._keys.placed(node))
 

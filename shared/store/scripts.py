@@ -46,6 +46,8 @@ local function ask_to_stop(id, at, reason, by, who)
   redis.call('HINCRBY', key, 'generation', 1)
   redis.call('HINCRBY', key, 'revision', 1)
   redis.call('ZREM', prefix .. 'expiry', id)
+  -- A failed one is not its node's any more; this one is to be looked at again.
+  redis.call('SADD', prefix .. 'placed:' .. redis.call('HGET', key, 'node'), id)
   event(id, at, by, who, 'desired=stopped', reason)
   publish(id)
 end
@@ -158,6 +160,9 @@ if before ~= status then
     redis.call('HDEL', prefix .. 'claims:' .. node, id)
     redis.call('HDEL', key, 'engine_key')
     redis.call('HSET', key, 'ended_at', number(at))
+    if status == 'stopped' or redis.call('HGET', key, 'desired') == 'running' then
+      redis.call('SREM', prefix .. 'placed:' .. node, id)
+    end
     for _, kept in ipairs({'instance:' .. id, 'events:' .. id}) do
       redis.call('EXPIRE', prefix .. kept, ARGV[8])
     end
@@ -167,7 +172,6 @@ if before ~= status then
   event(id, at, ARGV[7], node, status, redis.call('HGET', key, 'reason') or '')
 end
 if before ~= status and status == 'stopped' then
-  redis.call('SREM', prefix .. 'placed:' .. node, id)
   redis.call('ZREM', prefix .. 'instances', id)
   redis.call('ZADD', prefix .. 'ended', number(at), id)
   redis.call('ZREMRANGEBYSCORE', prefix .. 'ended', '-inf', number(at - tonumber(ARGV[8])))
@@ -222,7 +226,8 @@ if status == 'stopped' then
   redis.call('ZREM', prefix .. 'instances', id)
   redis.call('ZADD', prefix .. 'ended', record[4] or number(at), id)
 else
-  redis.call('SADD', placed, id)
+  local rests = status == 'failed' and record[2] == 'running'
+  redis.call(rests and 'SREM' or 'SADD', placed, id)
   redis.call('ZADD', prefix .. 'instances', record[3], id)
 end
 event(id, at, 'worker', node, status, reason)

@@ -473,6 +473,15 @@ def test_a_failed_instance_is_still_listed(bench: Bench) -> None:
     assert [record.instance_id for record in bench.store.instances()] == ["i1"]
 
 
+def test_a_failed_instance_is_its_nodes_business_only_once_it_is_to_stop(bench: Bench) -> None:
+    bench.moved(bench.created(), Status.FAILED)
+    assert bench.store.placed_on("one") == []
+    bench.store.stop("i1", reason="enough", by="user")
+    assert [record.instance_id for record in bench.store.placed_on("one")] == ["i1"]
+    bench.moved("i1", Status.STOPPING, Status.STOPPED)
+    assert bench.store.placed_on("one") == []
+
+
 def test_a_stopped_instance_can_still_be_read(bench: Bench) -> None:
     bench.moved(bench.created(), *PATHS[Status.STOPPED])
     assert bench.got("i1").ended
