@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -20,9 +19,9 @@ from shared.domain.key import Key, digest_of, split_token
 from shared.errors import StoreUnavailable, Unauthorized
 from shared.store import Store
 from web.auth import WHAT_TO_SEND, Principal
+from web.following_store import FollowingStore
 
 _REFRESH_S = 4.0  # should a notification be lost; with the read itself, within 5 s everywhere
-_PAUSE_S = 0.5  # between tries while the store is away
 
 log = logging.getLogger(__name__)
 
@@ -57,20 +56,19 @@ class KeyTable:
         self._known: Mapping[str, _Known] = {}
         self._clock_ahead = 0.0  # of the store's clock, before ours, which nobody sets
         self._told_lost = False
-        self._tried = threading.Event()
-        self._closed = threading.Event()
+        self._following = FollowingStore("API keys", self, store.key_changes, refresh_s=_REFRESH_S)
 
     def start(self) -> None:
         """Begin to follow the store, in a thread of its own.
 
         Blocks until keys were read once or could not be; then that is tried again and again.
         """
-        threading.Thread(target=self._follow, name="keys", daemon=True).start()
-        self._tried.wait(_REFRESH_S)
+        self._following.start()
+        self._following.wait_for_first_try(_REFRESH_S)
 
     def close(self) -> None:
         """Stop following, at the next notification or refresh."""
-        self._closed.set()
+        self._following.close()
 
     @property
     def state(self) -> KeysState:
@@ -110,6 +108,15 @@ class KeyTable:
             raise Unauthorized(f"this API key is unknown, expired or revoked: {WHAT_TO_SEND}")
         return principal
 
+    def hear(self, changed: str) -> None:
+        """Read all keys again, because one was made or changed."""
+        del changed  # keys are few, and changed once in a long while
+        self.refresh()
+
+    def lose(self) -> str:
+        """Hear that the store does not answer; return what goes on meanwhile."""
+        return _MEANWHILE[self._state]
+
     def refresh(self) -> None:
         """Read all keys again.
 
@@ -131,25 +138,6 @@ class KeyTable:
         if state is not self._state:
             log.info("API keys: %s", _SAID[state])
         self._state = state
-
-    def _follow(self) -> None:
-        told = False
-        while not self._closed.is_set():
-            try:
-                for _ in self._store.key_changes(_REFRESH_S):
-                    if self._closed.is_set():
-                        return
-                    self.refresh()
-                    self._tried.set()
-                    told = False
-            except StoreUnavailable as error:
-                if not told:
-                    log.warning("%s; %s", error, _MEANWHILE[self._state])
-                told = True
-            except Exception:  # a record that cannot be read must not end this: keys get revoked
-                log.exception("API keys not refreshed; trying again")
-            self._tried.set()
-            self._closed.wait(_PAUSE_S)
 
 
 _MEANWHILE = {

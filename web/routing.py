@@ -16,10 +16,10 @@ from time import monotonic
 from shared.domain.instance import Desired, Instance, Status
 from shared.errors import InstanceNotReady, NotFound, StoreUnavailable
 from shared.store import Store
+from web.following_store import FollowingStore
 from web.lookup import Lookup
 
 _REFRESH_S = 5.0  # should a notification be lost
-_PAUSE_S = 0.5  # between tries while the store is away
 _LOADING_RETRY_S = 5
 _ANOTHER_ENGINE_RETRY_S = 5  # by then the worker has probed the engine
 _MOST_ENDED = 2048  # remembered, newest kept; a few thousand bytes each
@@ -51,15 +51,15 @@ class RoutingTable:
         self._changed = threading.Condition()  # held to change any of these four
         self._confirmed_at: float | None = None
         self._store_up: bool | None = None  # None: not heard of yet
-        self._closed = threading.Event()
+        self._following = FollowingStore("routing table", self, store.changes, refresh_s=_REFRESH_S)
 
     def start(self) -> None:
         """Begin to follow the store, in a thread of its own."""
-        threading.Thread(target=self._follow, name="routing", daemon=True).start()
+        self._following.start()
 
     def close(self) -> None:
         """Stop following, at the next notification or refresh."""
-        self._closed.set()
+        self._following.close()
 
     # what the request path asks
 
@@ -170,9 +170,9 @@ class RoutingTable:
 
     # what feeds it
 
-    def hear(self, instance_id: str) -> None:
+    def hear(self, changed: str) -> None:
         """Read one instance again, because it changed."""
-        self._take({instance_id: self._store.get(instance_id)})
+        self._take({changed: self._store.get(changed)})
         self._store_up = True
 
     def refresh(self) -> None:
@@ -185,6 +185,11 @@ class RoutingTable:
         self._take(found | {name: self._store.get(name) for name in missing})
         self._confirmed_at = monotonic()
         self._store_up = True
+
+    def lose(self) -> str:
+        """Hear that the store does not answer; return what goes on meanwhile."""
+        self._store_up = False
+        return "routing goes on with what is known"
 
     def _take(self, found: Mapping[str, Instance | None]) -> None:
         """Take records into the table; None is one that the store does not have."""
@@ -244,30 +249,6 @@ class RoutingTable:
             with self._changed:
                 self._drop(instance_id, str(_refusal(record)), record)
         return record
-
-    def _follow(self) -> None:
-        told = False
-        while not self._closed.is_set():
-            try:
-                refreshed_at = 0.0
-                for changed in self._store.changes(_REFRESH_S):
-                    told = False
-                    if self._closed.is_set():
-                        return
-                    if changed is not None:
-                        self.hear(changed)
-                    if changed is None or monotonic() - refreshed_at > _REFRESH_S:
-                        self.refresh()
-                        refreshed_at = monotonic()
-            except StoreUnavailable as error:
-                self._store_up = False
-                if not told:
-                    log.warning("%s; routing goes on with what is known", error)
-                told = True
-                self._closed.wait(_PAUSE_S)
-            except Exception:  # a record that cannot be read must not end routing
-                log.exception("routing table not refreshed; trying again")
-                self._closed.wait(_PAUSE_S)
 
 
 def _refusal(instance: Instance) -> InstanceNotReady:
