@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.bench import peers, report, scenarios, summary, targets, versions
 from tests.bench.errors import BenchError
+from tests.bench.lifecycle import report as lifecycle
 from tests.bench.results import Results
 from tests.bench.rounds import run
 
@@ -70,8 +71,9 @@ def parser() -> argparse.ArgumentParser:
 
 def write(path: Path, results: Results, circumstances: report.Circumstances) -> None:
     """Write the report to `path`, and keep what somebody wrote into it."""
-    kept = report.by_hand(path.read_text() if path.exists() else "")
-    path.write_text(report.text(results, circumstances, kept))
+    previous = path.read_text() if path.exists() else ""
+    by_hand, section = report.by_hand(previous), lifecycle.kept(previous)
+    path.write_text(report.text(results, circumstances, by_hand, section))
     say(f"written: {path}")
 
 

@@ -66,7 +66,7 @@ class Program:
 
     def pids(self) -> list[int]:
         """Return its processes."""
-        return sorted(pid for pid in _all_pids() if _session(pid) == self._popen.pid)
+        return in_session(self._popen.pid)
 
     def await_ready(self, ready: Callable[[], bool]) -> None:
         """Return once `ready()` is true.
@@ -85,6 +85,11 @@ class Program:
         until(lambda: self._popen.poll() is not None and not self.pids(), _END_S)
         _signal(self.pids(), signal.SIGKILL)
         self._popen.wait()
+
+
+def in_session(leader: int) -> list[int]:
+    """Return the processes of a session."""
+    return sorted(pid for pid in _all_pids() if _session(pid) == leader)
 
 
 def cpu_seconds(pids: Collection[int]) -> float:

@@ -61,22 +61,24 @@ class Circumstances:
     versions: Mapping[str, str]
 
 
-def text(results: Results, of: Circumstances, by_hand: str) -> str:
+def text(results: Results, of: Circumstances, by_hand: str, lifecycle: str = "") -> str:
     """Return the whole file.
 
     Args:
         results: of a run.
         of: when, where and how it ran.
         by_hand: what somebody wrote into the file that this replaces.
+        lifecycle: the section of that name in it, see `lifecycle.report`.
     """
     parts = [
         _introduction(of),
         _goals(results),
         f"## What stands in between\n\n{BEGIN_BY_HAND}\n{by_hand}{END_BY_HAND}",
+        lifecycle,
         _medians(results),
         _how(results, of),
     ]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def by_hand(previous: str) -> str:

@@ -170,3 +170,16 @@ def test_a_file_without_the_marks_has_nothing_to_keep() -> None:
 def test_the_terminal_shows_no_number_either() -> None:
     results = Results([seen("nginx", answers_per_s=100.0), refused("ours", "a stream ended")])
     assert "no number: a stream ended" in line_of(summary.text(results), "ours")
+
+
+def test_the_lifecycles_section_is_kept() -> None:
+    section = "<!-- lifecycle: written by `make bench` -->\nfast\n<!-- end of lifecycle -->\n"
+    circumstances = report.Circumstances(
+        date="2026-01-02",
+        rounds=3,
+        minutes=1.0,
+        disturbance=Disturbance(others=0.0, stolen=0.0),
+        machine={},
+        versions={},
+    )
+    assert section in report.text(Results(), circumstances, "\n", section)
