@@ -9,7 +9,7 @@ import json
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from shared.settings import ROOT
 
@@ -49,18 +49,44 @@ ALIASES = {{
 '''
 
 
-def installed() -> Any:
-    """Return the flags of the installed vLLM; see `oracle.py`."""
-    return json.loads(_ask("flags", ""))
+class Oracle:
+    """vLLM's parser, in a process that lives for all questions: importing vLLM takes seconds."""
 
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [PYTHON, "-I", _ORACLE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
 
-def meanings(lines: Iterable[Sequence[str]]) -> list[dict[str, object] | None]:
-    """Return, for each command line after `vllm serve`, what vLLM's parser sets by it.
+    def __enter__(self) -> Self:
+        return self
 
-    None where it refuses the line. One process for all: importing vLLM takes seconds.
-    """
-    text = "".join(f"{json.dumps(list(line))}\n" for line in lines)
-    return [json.loads(answer) for answer in _ask("parse", text).splitlines()]
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def installed(self) -> Any:
+        """Return the flags of the installed vLLM; see `oracle.py`."""
+        return self._ask(None)
+
+    def meanings(self, lines: Iterable[Sequence[str]]) -> list[dict[str, object] | None]:
+        """Return, for each command line after `vllm serve`, what vLLM's parser sets by it.
+
+        None where it refuses the line.
+        """
+        return [self._ask(list(line)) for line in lines]
+
+    def _ask(self, question: object) -> Any:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(f"{json.dumps(question)}\n")
+        stdin.flush()
+        answer = stdout.readline()
+        assert answer, "the oracle has ended: run it by hand to see why"
+        return json.loads(answer)
 
 
 def source(flags: Any) -> str:
@@ -84,15 +110,3 @@ def source(flags: Any) -> str:
 
 def _block(names: Iterable[str]) -> str:
     return "\n".join(f'        "{name}",' for name in sorted(names))
-
-
-def _ask(what: str, text: str) -> str:
-    done = subprocess.run(
-        [PYTHON, "-I", _ORACLE, what],
-        input=text,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=110,
-    )
-    return done.stdout

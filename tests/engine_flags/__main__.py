@@ -2,6 +2,7 @@
 
 import sys
 
-from tests.engine_flags import installed, source
+from tests.engine_flags import Oracle, source
 
-sys.stdout.write(source(installed()))
+with Oracle() as oracle:
+    sys.stdout.write(source(oracle.installed()))

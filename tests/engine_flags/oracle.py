@@ -1,8 +1,10 @@
 """Runs in the engine environment, beside vLLM: tells its flags, and what it makes of command lines.
 
-    oracle.py flags            print {"version", "options": {option: dest}, "booleans", "objects"}
-    oracle.py parse < LINES    each line a JSON list of words after `vllm serve`; print for each, as
-                               JSON, {dest: value} of what differs from the defaults; null: refused
+Answers each line of its input with one of its output, both JSON:
+
+    null               {"version", "options": {option: dest}, "booleans", "objects"}
+    [words]            those after `vllm serve`: {dest: value} of what differs from the defaults;
+                       null: refused
 
 Not imported by the tests: their environment has no vLLM.
 """
@@ -29,14 +31,13 @@ FRONTEND_OBJECTS = ("default_chat_template_kwargs",)  # typed by hand in vLLM's 
 
 
 def main() -> None:
-    """Do what the first argument says."""
+    """Answer until the input ends."""
     parser, serve = parsers()
-    if sys.argv[1] == "flags":
-        print(json.dumps(flags(serve)))
-    else:
-        logging.disable()
-        for line in sys.stdin:
-            print(json.dumps(meaning(parser, serve, json.loads(line)), default=repr))
+    logging.disable()
+    for line in sys.stdin:
+        words = json.loads(line)
+        answer = flags(serve) if words is None else meaning(parser, serve, words)
+        print(json.dumps(answer, default=repr), flush=True)
 
 
 def parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:

@@ -15,7 +15,7 @@ from shared.domain.unsafe import UNSAFE, refuse_unsafe
 from shared.domain.vllm_flags import ALIASES, BOOLEANS, VALUES
 from shared.errors import InvalidRequest
 from shared.settings import ROOT
-from tests.engine_flags import PYTHON, installed, meanings, source
+from tests.engine_flags import PYTHON, Oracle, source
 
 pytestmark = pytest.mark.skipif(
     not PYTHON.exists(), reason="no engine environment: run `make setup`; the oracle is vLLM itself"
@@ -82,20 +82,26 @@ NEVER_TAKEN = frozenset(
 )
 
 
-def test_the_committed_flags_are_those_of_the_installed_vllm() -> None:
+@pytest.fixture(scope="module")
+def oracle() -> Iterator[Oracle]:
+    with Oracle() as oracle:
+        yield oracle
+
+
+def test_the_committed_flags_are_those_of_the_installed_vllm(oracle: Oracle) -> None:
     written = (ROOT / "shared/domain/vllm_flags.py").read_text()
-    assert written == source(installed()), "run `python -m tests.engine_flags`, look, commit"
+    assert written == source(oracle.installed()), "run `python -m tests.engine_flags`, look, commit"
 
 
-def test_no_option_and_no_beginning_of_one_slips_through() -> None:
+def test_no_option_and_no_beginning_of_one_slips_through(oracle: Oracle) -> None:
     """Every option of vLLM, and every beginning of a dangerous one, with values that it takes."""
     lines = list(dict.fromkeys((name, freeze(value)) for name, value in all_options()))
-    seen = assert_none_slips([(name, json.loads(value)) for name, value in lines])
+    seen = assert_none_slips(oracle, [(name, json.loads(value)) for name, value in lines])
     expected = (OWNED | set(UNSAFE)) - NEVER_TAKEN
     assert seen >= expected, f"never set by any line, so never tested: {expected - seen}"
 
 
-def test_no_spelling_slips_through() -> None:
+def test_no_spelling_slips_through(oracle: Oracle) -> None:
     """Names with dashes, `no-`, keys, `+`, cut short; values as text, JSON, lists."""
     collected: list[Line] = []
 
@@ -105,7 +111,7 @@ def test_no_spelling_slips_through() -> None:
         collected.append(line)
 
     collect()
-    assert len(assert_none_slips(collected)) > 20
+    assert len(assert_none_slips(oracle, collected)) > 20
 
 
 def all_options() -> Iterator[Line]:
@@ -152,7 +158,7 @@ def spelled(draw: st.DrawFn) -> Line:
     return stem + keys, draw(st.sampled_from(forms))
 
 
-def assert_none_slips(lines: Sequence[Line]) -> set[str]:
+def assert_none_slips(oracle: Oracle, lines: Sequence[Line]) -> set[str]:
     """Assert that we refuse what vLLM would take for something unsafe; return what it took.
 
     A line is asked about twice: as a careless fleet would send it, and as ours does.
@@ -160,7 +166,7 @@ def assert_none_slips(lines: Sequence[Line]) -> set[str]:
     kept: list[dict[str, object] | None] = [accepted(line) for line in lines]
     careless = [["org/m", *as_written(name, value)] for name, value in lines]
     ours = [["org/m", *render(params or {})] for params in kept]
-    found = meanings([*careless, *ours])
+    found = oracle.meanings([*careless, *ours])
     taken: set[str] = set()
     for line, params, naive, sent in zip(
         lines, kept, found[: len(lines)], found[len(lines) :], strict=True
