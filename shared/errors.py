@@ -2,6 +2,7 @@
 
 FleetError
 ├── InvalidRequest        the caller sent something wrong; names the field
+│   └── KeyReused         an idempotency key was used for another request
 ├── RequestTooLarge       the body is longer than is taken
 ├── HeadersTooLarge       the headers are more, or longer, than are taken
 ├── RequestTimeout        the caller stopped sending in the middle of its request
@@ -11,6 +12,7 @@ FleetError
 ├── NotFound              no such thing
 ├── Conflict              the thing is not in a state for this
 ├── NoCapacity            nothing has room now
+├── TooManyFollowers      a web process takes no more answers that go on
 ├── InstanceNotReady      the instance exists and cannot answer now
 ├── EngineError
 │   ├── EngineUnreachable no connection, or it broke before an answer
@@ -39,6 +41,10 @@ class InvalidRequest(FleetError):
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class KeyReused(InvalidRequest):
+    """An idempotency key was used for another request, within a day."""
 
 
 class RequestTooLarge(FleetError):
@@ -75,6 +81,10 @@ class Conflict(FleetError):
 
 class NoCapacity(FleetError):
     """No node has room now; the message says why for each node."""
+
+
+class TooManyFollowers(FleetError):
+    """A web process takes no more answers that go on."""
 
 
 class InstanceNotReady(FleetError):

@@ -13,16 +13,21 @@ from web.activity import Activity
 from web.connection import ClosingConnections
 from web.engine_paths import EnginePaths
 from web.errors import add_error_handlers
+from web.events import Events
 from web.exchange import Patience
+from web.following import Followers
 from web.gate import add_gate
 from web.instances import Instances
 from web.keys import KeyTable
+from web.logs import Logs
 from web.metrics import Metrics, add_metrics
 from web.proxy import Limits, Proxy
 from web.relay.admission import Admission
 from web.relay.relay import Parts
 from web.request_id import add_request_ids
 from web.routing import RoutingTable
+
+_THREADS_PER_FOLLOWER = 4  # three of four are never held by an answer that goes on
 
 
 def create_app(
@@ -46,9 +51,10 @@ def create_app(
     add_request_ids(app)
     add_gate(app, keys, settings.app_port)
     add_error_handlers(app)
-    app.register_blueprint(
-        Instances(settings, store, doorbells, table, policy(settings)).blueprint()
-    )
+    followers = Followers(max(1, settings.web_threads // _THREADS_PER_FOLLOWER))
+    instances = Instances(settings, store, doorbells, table, policy(settings))
+    for noun in (instances, Events(store, followers), Logs(store, followers)):
+        app.register_blueprint(noun.blueprint())
     app.register_blueprint(health.blueprint(store))
     patience = Patience(
         connect=settings.proxy_connect_timeout_s,
@@ -70,5 +76,6 @@ def create_app(
         admission=Admission(table, keys, paths),
         activity=activity,
         metrics=metrics,
+        followers=followers,
     )
     return app

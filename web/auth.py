@@ -39,6 +39,10 @@ class Principal:
     scope: Scope
     models: tuple[str, ...]  # globs; empty: all
 
+    def __str__(self) -> str:
+        """Say who it is, for events and logs; a name need not be unique."""
+        return f"{self.name} (key {self.key_id})" if self.key_id else self.name
+
     @property
     def may_use_all(self) -> bool:
         """Whether instances of all models, also of those to come, are the caller's."""

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _STATUS: dict[type[errors.FleetError], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
+    errors.KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.RequestTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.HeadersTooLarge: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     errors.RequestTimeout: HTTPStatus.REQUEST_TIMEOUT,
@@ -26,13 +27,14 @@ _STATUS: dict[type[errors.FleetError], HTTPStatus] = {
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.NoCapacity: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.TooManyFollowers: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.InstanceNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.EngineUnreachable: HTTPStatus.BAD_GATEWAY,
     errors.EngineTimeout: HTTPStatus.GATEWAY_TIMEOUT,
     errors.EngineError: HTTPStatus.BAD_GATEWAY,
     errors.StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-_RETRY_AFTER_S = {errors.NoCapacity: 10, errors.StoreUnavailable: 2}
+_RETRY_AFTER_S = {errors.NoCapacity: 10, errors.StoreUnavailable: 2, errors.TooManyFollowers: 5}
 CALLER_GONE_STATUS = 499  # nginx's; read only by one that closed no more than its sending half
 CALLER_GONE = (
     "the caller closed its connection, or its sending half, before the answer began; "

@@ -1,4 +1,4 @@
-"""/instances: create, list, look, stop, read the log."""
+"""/instances: create, list, look, stop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from http import HTTPStatus
 from time import monotonic
 
-from flask import Blueprint, Response, jsonify, request, url_for
+from flask import Blueprint, Response, g, jsonify, request, url_for
 
 from shared.domain import params
 from shared.domain.instance import SETTLED, Instance, Status, new_instance_id
@@ -17,10 +17,12 @@ from shared.domain.policy import Policy
 from shared.errors import InvalidRequest, NoCapacity, NotFound, StoreUnavailable
 from shared.queue import Doorbells
 from shared.settings import Settings
-from shared.store import Store
+from shared.store import Once, Store
 from web import schemas
 from web.caller import caller_socket, is_gone
+from web.idempotency import HEADER, REPLAYED, made_before, once_of
 from web.routing import RoutingTable
+from web.schemas import CreateRequest
 
 _MAX_BODY = 1024 * 1024  # bytes; a chat template fits
 _CLAIM_TRIES = 10  # lost races for a place, before we say there is none
@@ -55,7 +57,6 @@ class Instances:
         routes.get("")(self.list)
         routes.get("/<instance_id>")(self.get)
         routes.delete("/<instance_id>")(self.delete)
-        routes.get("/<instance_id>/logs")(self.logs)
         return routes
 
     def create(self) -> tuple[Response, int, dict[str, str]]:
@@ -63,25 +64,16 @@ class Instances:
         request.max_content_length = _MAX_BODY
         asked = schemas.create_request(_whole_body())
         wait_s = schemas.wait_seconds(request.args.get("wait"))
-        self._policy.check(asked.model_name, asked.params, asked.env)
-        merged = params.merge(self._policy.base, asked.params)
-        timeout = self._settings.vllm_default_timeout_s if asked.timeout is None else asked.timeout
-        instance = self._claim(
-            Instance(
-                instance_id=new_instance_id(asked.model_name),
-                model_name=asked.model_name,
-                params=merged,
-                env=asked.env,
-                timeout=timeout,
-                node="",
-            ),
-            params.gpu_count(merged),
-        )
+        once = once_of(request.headers.get(HEADER), g.principal, asked)
+        instance, is_new = self._create(asked, once)
         self._doorbells.start(instance)
         headers = {"Location": url_for("instances.get", instance_id=instance.instance_id)}
+        if not is_new:
+            headers[REPLAYED] = "true"
         try:
             instance = self._wait(instance.instance_id, _is_settled, wait_s)
-            status = HTTPStatus.CREATED if _is_settled(instance) else HTTPStatus.ACCEPTED
+            settled = HTTPStatus.CREATED if is_new else HTTPStatus.OK
+            status = settled if _is_settled(instance) else HTTPStatus.ACCEPTED
             return self._shown(instance), status, headers
         except StoreUnavailable:  # it is accepted: a 503 now would have the caller make another
             return jsonify(public(instance, None)), HTTPStatus.ACCEPTED, headers
@@ -100,7 +92,9 @@ class Instances:
     def delete(self, instance_id: str) -> tuple[Response, int]:
         """Ask the instance to stop; say `deleted` once it is verified gone."""
         wait_s = schemas.wait_seconds(request.args.get("wait"))
-        instance = self._store.stop(instance_id, reason="deleted by request", by="user")
+        instance = self._store.stop(
+            instance_id, reason="deleted by request", by="user", who=str(g.principal)
+        )
         if instance is None:
             raise NotFound(f"no instance {instance_id}")
         if not instance.ended:
@@ -110,24 +104,46 @@ class Instances:
             return jsonify({"status": "deleted", "instance_id": instance_id}), HTTPStatus.OK
         return self._shown(instance), HTTPStatus.ACCEPTED
 
-    def logs(self, instance_id: str) -> Response:
-        """Return the last lines of the engine's log, as text."""
-        tail = schemas.tail_lines(request.args.get("tail"))
-        record = self._known(instance_id)
-        lines = self._store.log(instance_id, record.run, tail)
-        text = "".join(f"{line.text}\n" for line in lines)
-        response = Response(text, content_type="text/plain; charset=utf-8")
-        response.headers["X-Content-Type-Options"] = "nosniff"  # an engine's words are no page
-        return response
+    def _create(self, asked: CreateRequest, once: Once | None) -> tuple[Instance, bool]:
+        """Return the new instance and True, or the one that was made for `once` and False."""
+        if made := made_before(self._store, once):
+            return made, False
+        self._policy.check(asked.model_name, asked.params, asked.env)
+        merged = params.merge(self._policy.base, asked.params)
+        timeout = self._settings.vllm_default_timeout_s if asked.timeout is None else asked.timeout
+        instance = Instance(
+            instance_id=new_instance_id(asked.model_name),
+            model_name=asked.model_name,
+            params=merged,
+            env=asked.env,
+            timeout=timeout,
+            node="",
+        )
+        return self._claim(instance, params.gpu_count(merged), once)
 
-    def _claim(self, instance: Instance, gpu_count: int) -> Instance:
+    def _claim(
+        self, instance: Instance, gpu_count: int, once: Once | None
+    ) -> tuple[Instance, bool]:
+        """Return the instance as it was placed, or the one that somebody made for `once` meanwhile.
+
+        Raises:
+            NoCapacity: no node has room.
+            KeyReused: what somebody made for `once` is another.
+        """
         for _ in range(_CLAIM_TRIES):
             nodes = self._store.nodes()
-            place: Placement = choose_placement(nodes, gpu_count)
+            try:
+                place: Placement = choose_placement(nodes, gpu_count)
+            except NoCapacity:
+                if made := made_before(self._store, once):  # it may have taken the last place
+                    return made, False
+                raise
             placed = replace(instance, node=place.node, gpus=place.gpus)
             most = next(node.max_instances for node in nodes if node.name == place.node)
-            if self._store.create(placed, most):
-                return placed
+            if self._store.create(placed, most, who=str(g.principal), once=once):
+                return placed, True
+            if made := made_before(self._store, once):
+                return made, False
         raise NoCapacity("others were faster at every free place; try again")
 
     def _wait(

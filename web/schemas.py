@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from shared.domain import params
 from shared.domain.engine_env import checked_env
 from shared.domain.models import checked_name
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, NotFound
+from shared.store.history import RUNS_KEPT
 
 _FIELDS = ("model_name", "params", "env", "timeout")
 _MAX_TIMEOUT_S = 10 * 365 * 86_400
@@ -83,6 +84,64 @@ def tail_lines(text: str | None) -> int:
     return int(text)
 
 
+def run_number(text: str | None, current: int) -> int:
+    """Return which run of an engine a caller means, from `?run=`.
+
+    Args:
+        text: current (the default), previous, or a number.
+        current: the number of the current or last run; 0 before the first.
+
+    Raises:
+        InvalidRequest: it is none of these.
+        NotFound: there has been no such run, or its log is not kept any more.
+    """
+    match text:
+        case None | "current":
+            return current
+        case "previous":
+            number = current - 1
+        case _ if re.fullmatch(r"[0-9]{1,9}", text):
+            number = int(text)
+        case _:
+            raise InvalidRequest(
+                f"run: {text!r} is neither current, previous nor the number of a run", field="run"
+            )
+    kept = range(max(1, current - RUNS_KEPT + 1), current + 1)
+    if number not in kept:
+        has = f"there are logs of {_named(kept)}" if kept else "it has not run yet"
+        what = "previous run" if text == "previous" else f"run {number}"
+        raise NotFound(f"run: no log of a {what}: {has}; those of the last {RUNS_KEPT} are kept")
+    return number
+
+
+def idempotency_key(text: str | None) -> str | None:
+    """Return the value of the header Idempotency-Key, or None where there is none.
+
+    Raises:
+        InvalidRequest: it is not 1 to 255 printable ASCII characters.
+    """
+    if text is not None and not re.fullmatch(r"[!-~](?:[ -~]{0,253}[!-~])?", text):
+        raise InvalidRequest(
+            "Idempotency-Key: must be 1 to 255 printable ASCII characters, such as a UUID",
+            field="Idempotency-Key",
+        )
+    return text
+
+
+def last_event_id(text: str | None, pattern: re.Pattern[str]) -> str:
+    """Return the value of the header Last-Event-ID, or '' where there is none.
+
+    Raises:
+        InvalidRequest: no answer of ours has ever had such an id.
+    """
+    if text and not pattern.fullmatch(text):
+        raise InvalidRequest(
+            f"Last-Event-ID: {text[:64]!r} is not the id of an event of this kind of answer",
+            field="Last-Event-ID",
+        )
+    return text or ""
+
+
 def flag(name: str, text: str | None) -> bool:
     """Return a yes-or-no argument of the query string.
 
@@ -95,6 +154,10 @@ def flag(name: str, text: str | None) -> bool:
         case "0" | "false":
             return False
     raise InvalidRequest(f"{name}: {text!r} is neither 1 nor 0", field=name)
+
+
+def _named(runs: range) -> str:
+    return " and ".join([f"run {number}" for number in runs])
 
 
 def _json_object(body: bytes) -> dict[str, object]:

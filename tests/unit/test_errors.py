@@ -36,6 +36,8 @@ def test_every_error_has_a_status(cls: type[FleetError]) -> None:
     ("cls", "status"),
     [
         (errors.InvalidRequest, 400),
+        (errors.KeyReused, 422),
+        (errors.TooManyFollowers, 503),
         (errors.Unauthorized, 401),
         (errors.Forbidden, 403),
         (errors.NotFound, 404),

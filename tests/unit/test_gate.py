@@ -33,6 +33,7 @@ READ = ("GET", "HEAD", "OPTIONS")
 CONTROL = {
     "/instances": {"GET": 200, "HEAD": 200, "OPTIONS": 200, "POST": 400},  # without a body
     "/instances/<instance_id>": {"GET": 404, "HEAD": 404, "OPTIONS": 200, "DELETE": 404},
+    "/instances/<instance_id>/events": {"GET": 404, "HEAD": 404, "OPTIONS": 200},
     "/instances/<instance_id>/logs": {"GET": 404, "HEAD": 404, "OPTIONS": 200},
     "/metrics": {"GET": 200, "HEAD": 200, "OPTIONS": 200},
 }

@@ -14,6 +14,7 @@ from shared.domain.instance import Instance
 from shared.errors import EngineUnreachable, FleetError, NoCapacity
 from shared.settings import Settings
 from web.activity import Activity
+from web.following import Followers
 from web.metrics import Metrics
 from web.relay.admission import Admission
 from web.relay.caller import CallerConnection
@@ -43,6 +44,7 @@ class Parts:
     admission: Admission
     activity: Activity
     metrics: Metrics
+    followers: Followers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

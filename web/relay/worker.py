@@ -91,6 +91,7 @@ class RelayWorker(JsonErrorWorker):
             self._accept_while_there_is_room()
             await asyncio.sleep(TICK_S)
         self._stop()  # for the threads, too: their answers are the last of their connections
+        parts.followers.close()  # they go on at another process
         self._stop_accepting()
         self.load.leave()
         if not self._quitting:
