@@ -21,7 +21,8 @@ from shared.settings import Settings
 from shared.store import Change, Store
 from workers import process_tree
 from workers.admission import refuse_unsafe_spec
-from workers.causes import cause_of_death
+from workers.causes import cause_of_death, known
+from workers.causes.oom import OomKiller
 from workers.command import command, environment
 from workers.engine import FAILED, LAST_LOG_LINES, STOPPED, Engine, launch_of
 from workers.expectation import Expectation
@@ -29,11 +30,6 @@ from workers.ports import choose_port
 from workers.stages import Load
 
 log = logging.getLogger(__name__)
-
-_REFUSED_ADVICE = (
-    "change the request; or have VLLM_CONFIG, VLLM_UNSAFE_PARAMS, VLLM_ALLOWED_MODELS, "
-    "VLLM_MODEL_ROOTS and VLLM_ALLOWED_ENV say the same on this node as in the web tier"
-)
 
 _AT_LAUNCH = {"stage": Load().stage, "progress": None, "stage_detail": "", "eta": None}
 NOT_LOADING = {"stage": "", "progress": None, "stage_detail": "", "eta": None}
@@ -51,6 +47,7 @@ class Actions:
     patience: Patience
     expectation: Expectation
     policy: Policy  # of this node's operator
+    oom: OomKiller = field(default_factory=OomKiller)
     leaving: bool = False  # the worker is stopping: nothing is started any more
     taken: set[int] = field(default_factory=set)  # ports that records of this node hold
 
@@ -104,7 +101,7 @@ class Actions:
         try:
             refuse_unsafe_spec(record, self.policy, self.settings)
         except InvalidRequest as error:
-            self._fail(record, Cause("refused", f"this node refuses it: {error}", _REFUSED_ADVICE))
+            self._fail(record, known("refused", f"this node refuses it: {error}"))
             return
         port = self._choose_port(record, seen)
         if port is None:
@@ -132,7 +129,7 @@ class Actions:
                 )
             )
         except (OSError, ValueError) as error:
-            self._fail(record, Cause("not_spawned", f"could not be spawned: {error}"))
+            self._fail(record, known("not_spawned", f"could not be spawned: {error}"))
 
     def _choose_port(self, record: Instance, seen: Observation) -> int | None:
         first = self.settings.vllm_base_port
@@ -141,7 +138,7 @@ class Actions:
             port = choose_port(self.settings.node_address, ports, self.taken)
         except NoCapacity as error:
             if monotonic() - (seen.last_progress_at or 0.0) > self.patience.start_stall:
-                self._fail(record, Cause("port_taken", str(error), "see who holds these ports"))
+                self._fail(record, known("port_taken", str(error)))
             elif record.reason != str(error):
                 self.write(record, record.status, reason=str(error))
             return None
@@ -192,11 +189,25 @@ class Actions:
         # Back-off and restart belong here.
         self._fail(
             record,
-            _cause(engine, seen),
+            self._cause(record, engine, seen),
             exit=seen.exit,
             last_log=engine.last_lines[-LAST_LOG_LINES:],
         )
         engine.close()
+
+    def _cause(self, record: Instance, engine: Engine, seen: Observation) -> Cause:
+        note = engine.stop_note
+        if note is not None:
+            return known("start_stalled", note["reason"])
+        if seen.exit is None:
+            return known("unknown", "engine and its shim ended without a trace (a reboot?)")
+        pid = None if engine.leader is None else engine.leader.pid
+        return cause_of_death(
+            seen.exit,
+            engine.last_lines,
+            was_ready=record.status is not Status.STARTING,
+            out_of_memory=self.oom.struck(pid, engine.last_lines, engine.age_s),
+        )
 
     def _fail(self, record: Instance, cause: Cause, **fields: object) -> None:
         self.write(
@@ -220,16 +231,3 @@ def _process(engine: Engine) -> dict[str, object]:
         "start_time": leader.start_time,
         "boot_id": process_tree.boot_id(),
     }
-
-
-def _cause(engine: Engine, seen: Observation) -> Cause:
-    note = engine.stop_note
-    if note is not None:
-        return Cause(
-            "start_stalled",
-            note["reason"],
-            "see the log; START_STALL_TIMEOUT says how long a silent start may take",
-        )
-    if seen.exit is None:
-        return Cause("unknown", "engine and its shim ended without a trace (a reboot?)")
-    return cause_of_death(seen.exit, engine.last_lines)

@@ -93,6 +93,7 @@ class Supervisor:
             Superseded: stop looking.
         """
         self._heartbeat()
+        self._actions.oom.look()
         records = self._store.placed_on(self._node.name)
         self._actions.taken = {r.port for r in records if r.port and r.status not in RELEASED}
         acted = [self._look_at_safely(record) for record in records]

@@ -173,7 +173,9 @@ FAULTS: dict[str, Fault] = {
     # what is wrong with the node
     "port_taken": Fault(code="port_taken", port_held=True, live=True),
     "cache_too_small_for_the_context": Fault(
-        code="kv_cache_too_small", flags=("--kv-cache-memory-bytes=4194304", "--max-model-len=4096")
+        code="kv_cache_too_small",
+        model=_altered(max_position_embeddings=131072),
+        flags=("--max-model-len=100000",),
     ),
     "no_memory_for_the_cache": Fault(
         code="kv_cache_too_small",
@@ -185,7 +187,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "address_space_limit": Fault(
         code="host_out_of_memory",
-        limits=("prlimit", "--as=4294967296"),
+        limits=("prlimit", "--as=2147483648"),
     ),
     "cgroup_limit": Fault(code="host_out_of_memory", memory_mib=1200),
     "too_few_descriptors": Fault(code="too_many_files", limits=("prlimit", "--nofile=48")),

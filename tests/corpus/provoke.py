@@ -90,6 +90,7 @@ def _run(
                 lines += new
                 if fault.kill and any(fault.kill[0] in line for line in new):
                     _kill(process.pid, *fault.kill[1:])
+                assert fault.kill or not any(READY in line for line in new), "it does not fail"
             ender.join()
         finally:
             deadline.cancel()

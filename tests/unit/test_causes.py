@@ -40,7 +40,7 @@ KILLED = Exit(code=None, signal=9, at=1.0)
         (
             Exit(code=127, signal=None, at=1.0),
             "could not run /x/vllm: [Errno 2] No such file or directory: '/x/vllm'",
-            "model_not_found",
+            "command_not_found",
         ),
         (
             FAILED,
@@ -73,7 +73,7 @@ def test_a_death_without_a_log_still_says_how_it_ended(ended: Exit) -> None:
 
 def test_the_reason_holds_the_logs_own_words() -> None:
     cause = cause_of_death(MISUSED, ["usage: vllm", "vllm: error: unrecognized arguments: --x=1"])
-    assert cause.reason == "engine exited with status 2: error: unrecognized arguments: --x=1"
+    assert cause.reason == "engine exited with status 2: vllm: error: unrecognized arguments: --x=1"
 
 
 def test_a_known_cause_comes_with_advice() -> None:

@@ -1,0 +1,110 @@
+"""Why an engine ended, judged from its exit, its log and what the kernel says."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+
+from shared.domain.cause import Cause
+from shared.domain.instance import Exit
+from workers.causes.codes import CAUSES
+from workers.causes.messages import MESSAGES, Message
+
+QUOTE_CHARS = 400  # of a log line in a reason: some list every architecture there is
+
+_PREFIX = re.compile(r"^(?:\([^)]*\) )?(?:(?:ERROR|CRITICAL) \d\d-\d\d [\d:]+ \[[^\]]*\] )?")
+# A warning may quote the very error that it warns of, and requests are logged with their text.
+_NO_ERROR = re.compile(
+    r"^(?:\([^)]*\) )?(?:(?:INFO|DEBUG|WARNING) \d\d-\d\d |(?:INFO|DEBUG|WARNING): |\[[IW]\d{4} )"
+    r"|\w*Warning: "
+)
+_EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failure)\b: \S|\berror: ")
+_SAYS_NO_MORE = re.compile(
+    r"Engine core initialization failed|WorkerProc initialization failed|CancelledError"
+    r"|EngineDeadError|EngineCore encountered an issue"
+)
+# v1/executor/multiproc_executor.py, v1/engine/utils.py: the end of one of its processes
+_CHILD_ENDED = re.compile(
+    r"died unexpectedly \(exit code: -(\d+)\)|Failed core proc\(s\): \{[^}]*: -(\d+)"
+)
+_BROKE_DOWN = {
+    signal.SIGILL: "this processor lacks instructions that this vLLM was built for: set "
+    "VLLM_COMMAND to one built for it",
+    signal.SIGBUS: "give the node a larger /dev/shm, and check that no file of the model shrank",
+    signal.SIGABRT: "",
+    signal.SIGFPE: "",
+    signal.SIGSEGV: "",
+}
+_ASKED_TO_END = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+
+def cause_of_death(
+    ended: Exit, last_log: Sequence[str], *, was_ready: bool = False, out_of_memory: str = ""
+) -> Cause:
+    """Return why an engine that was not told to stop has ended.
+
+    Args:
+        ended: how its first process ended.
+        last_log: its last log lines, oldest first; vLLM's tracebacks take hundreds.
+        was_ready: whether it answered before. Then only what such an engine dies of counts: its
+            callers can have it log other errors.
+        out_of_memory: what the kernel says of having killed for want of memory, if it does.
+    """
+    said = [_PREFIX.sub("", line) for line in last_log if not _NO_ERROR.search(line)]
+    number, told = _fatal_signal(ended, said)
+    if out_of_memory and number == signal.SIGKILL:
+        return _cause("host_out_of_memory", ended, out_of_memory)
+    if not (was_ready and ended.signal):  # a signal from outside is not told by the log
+        for message in MESSAGES:
+            if line := _found(message, said, serving_only=was_ready):
+                return _cause(message.code, ended, line, message.advice)
+    if number is not None:
+        return _by_signal(number, ended, told)
+    if ended.code == 0:
+        return _cause("terminated", ended, "")
+    return _cause("unknown", ended, _last_error(said))
+
+
+def known(code: str, reason: str, advice: str = "") -> Cause:
+    """Return the cause with this code, and what is known of it.
+
+    Args:
+        code: one of CAUSES.
+        reason: one line: what happened.
+        advice: where more can be said than the cause's own.
+    """
+    what = CAUSES[code]
+    return Cause(code, reason, advice or what.advice, what.permanent)
+
+
+def _cause(code: str, ended: Exit, told: str, advice: str = "") -> Cause:
+    quote = re.sub(r" \[type=.*", "", told).strip()[:QUOTE_CHARS]
+    return known(code, f"engine {ended}: {quote}" if quote else f"engine {ended}", advice)
+
+
+def _fatal_signal(ended: Exit, said: Sequence[str]) -> tuple[int | None, str]:
+    if ended.signal is not None:
+        return ended.signal, ""
+    for line in said:
+        if match := _CHILD_ENDED.search(line):
+            return int(match[1] or match[2]), line
+    return None, ""
+
+
+def _found(message: Message, said: Sequence[str], *, serving_only: bool) -> str:
+    if serving_only and not message.serving:
+        return ""
+    return next((line for line in said if re.search(message.pattern, line)), "")
+
+
+def _by_signal(number: int, ended: Exit, told: str) -> Cause:
+    if number in _BROKE_DOWN:
+        return _cause("crashed", ended, told, _BROKE_DOWN[signal.Signals(number)])
+    return _cause("terminated" if number in _ASKED_TO_END else "killed", ended, told)
+
+
+def _last_error(said: Sequence[str]) -> str:
+    errors = [line for line in said if _EXCEPTION.search(line)]
+    telling = [line for line in errors if not _SAYS_NO_MORE.search(line)]
+    return next(reversed(telling or errors), "")
