@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import selectors
 import signal
@@ -20,15 +21,17 @@ import subprocess
 import sys
 from pathlib import Path
 from time import monotonic, time
+from typing import Any
 
 from workers import process_tree
+from workers.log_file import LogFile
 from workers.process_tree import Identity, Marks
 from workers.run_directory import RunDirectory
 
 _NOT_OURS = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 LOCKED = 3  # exit status: another shim holds this run directory
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
-_LOG_BYTES = 16 * 2**20  # per file; two are kept
+_PIPE_BYTES = 2**20  # between the engine and us: it goes on while we wait for a processor
 _CHUNK = 2**16
 _CHUNKS_PER_TURN = 32  # then signals get a look, whatever the engine floods
 _LEFTOVER_GRACE_S = 1.0  # for children to follow the first process out by themselves
@@ -46,15 +49,20 @@ def main() -> int:
         sys.exit(f"{run.path} has no launch.json")
     become_subreaper()
     number = int(launch.get("run", 0))
-    log = Log(run.log(number), run.old_log(number))
+    with contextlib.closing(LogFile(run.log(number), run.old_log(number))) as log:
+        _run(run, launch, log)
+    return 0
+
+
+def _run(run: RunDirectory, launch: dict[str, Any], log: LogFile) -> None:
+    number = int(launch.get("run", 0))
     try:
         engine = Engine(run, launch, log)
     except (OSError, ValueError) as error:
         log.write(f"could not run {launch['command'][0]}: {error}\n".encode())
         run.write("exit", {"run": number, "code": _NOT_STARTED, "signal": None, "at": time()})
-        return 0
+        return
     engine.watch()
-    return 0
 
 
 def become_subreaper() -> None:
@@ -63,36 +71,10 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
 
 
-class Log:
-    """An append-only file and its predecessor, of bounded size together.
-
-    A full disk loses lines, never blocks the engine.
-    """
-
-    def __init__(self, path: Path, older: Path) -> None:
-        self._path = path
-        self._older = older
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._size = os.fstat(self._file).st_size
-
-    def write(self, data: bytes) -> None:
-        """Append `data`, beginning a new file when this one is full."""
-        with contextlib.suppress(OSError):
-            if self._size > _LOG_BYTES:
-                self._rotate()
-            self._size += os.write(self._file, data)
-
-    def _rotate(self) -> None:
-        self._path.rename(self._older)
-        os.close(self._file)
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._size = 0
-
-
 class Engine:
     """The engine's tree, as its parent sees it."""
 
-    def __init__(self, run: RunDirectory, launch: dict[str, object], log: Log) -> None:
+    def __init__(self, run: RunDirectory, launch: dict[str, object], log: LogFile) -> None:
         """Spawn the engine and write state.json.
 
         Raises:
@@ -107,6 +89,8 @@ class Engine:
         self._selector = selectors.DefaultSelector()
         self._signals = self._catch_signals()
         self._output, write_end = os.pipe()
+        with contextlib.suppress(OSError):  # a user may be allowed less
+            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._leader = self._spawn(launch, write_end)
         os.close(write_end)
         os.set_blocking(self._output, False)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
+import redis
 import requests
 
+from shared.store.history import LOG_BYTES, LOG_LINES
+from tests.demo.waiting import until
 from tests.integration.harness import LocalFleet
 from tests.integration.sse import messages
+from workers.log_file import FILE_BYTES
 
 
 def log_of(fleet: LocalFleet, instance_id: str, **args: object) -> requests.Response:
@@ -46,3 +52,22 @@ def test_as_events_a_log_can_be_gone_on_with(fleet: LocalFleet) -> None:
     again = {**events, "Last-Event-ID": seen[3].event_id}
     with requests.get(url, headers=again, stream=True, timeout=60) as answer:
         assert [message.data for message in messages(answer)][:-1] == whole[4:]
+
+
+def test_a_flood_slows_nobody_and_is_bounded_on_disk_and_in_redis(fleet: LocalFleet) -> None:
+    record = fleet.create(log_flood=200, log_rate=100)
+    name = record["instance_id"]
+
+    def last_lines() -> str:
+        return log_of(fleet, name, tail=20).text
+
+    assert until(lambda: "flood over" in last_lines(), 30)
+    stall = re.search(r"flood over, longest stall ([\d.]+) s", last_lines())
+    assert stall is not None
+    assert float(stall[1]) < 1.0
+    files = (fleet.run_dir(record["node"]) / "engines" / name).glob("run-*.log*")
+    assert sum(file.stat().st_size for file in files) <= 2 * FILE_BYTES
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        kept = [client.memory_usage(key) for key in client.scan_iter(f"fleet:log:{name}:*")]
+    assert 0 < sum(kept) < 2 * LOG_BYTES  # Redis needs some bytes for each line, too
+    assert len(log_of(fleet, name, tail=5000).content) <= LOG_BYTES + LOG_LINES
