@@ -1,9 +1,15 @@
 """Why an engine ended, from its exit and its last log lines."""
 
+import re
+
 import pytest
 
 from shared.domain.instance import Exit
-from workers.causes import cause_of_death
+from shared.settings import ROOT
+from workers.causes import cause_of_death, known
+from workers.causes.__main__ import page
+from workers.causes.codes import CAUSES
+from workers.causes.messages import MESSAGES
 
 FAILED = Exit(code=1, signal=None, at=1.0)
 MISUSED = Exit(code=2, signal=None, at=1.0)
@@ -93,3 +99,124 @@ def test_of_several_errors_the_last_one_is_quoted() -> None:
 def test_the_reason_is_one_line() -> None:
     log = ["  ValueError: Address already in use  ", "more"]
     assert "\n" not in cause_of_death(FAILED, log).reason
+
+
+def test_an_errors_like_in_a_warning_or_in_a_request_is_no_cause() -> None:
+    log = [
+        "(APIServer pid=1) WARNING 11-23 16:25:55 [u.py:2] `OSError: Too many open files`.",
+        "(APIServer pid=1) INFO 11-23 16:25:55 [logger.py:40] Received request: CUDA out of memory",
+        "/engine/torch/x.py:1: UserWarning: No space left on device",
+    ]
+    assert cause_of_death(FAILED, log).code == "unknown"
+
+
+def test_what_callers_can_have_logged_is_no_cause_once_it_was_ready() -> None:
+    log = ["ERROR 11-23 16:25:55 [x.py:1] OSError: /a does not appear to have a file named b"]
+    assert cause_of_death(FAILED, log).code == "model_not_found"
+    assert cause_of_death(FAILED, log, was_ready=True).code == "unknown"
+
+
+def test_a_signal_from_outside_is_not_told_by_what_it_logged_before() -> None:
+    log = ["ERROR 11-23 16:25:55 [x.py:1] OSError: [Errno 28] No space left on device"]
+    assert cause_of_death(KILLED, log, was_ready=True).code == "killed"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (9, "killed"),
+        (15, "terminated"),
+        (2, "terminated"),
+        (11, "crashed"),
+        (6, "crashed"),
+        (4, "crashed"),
+        (7, "crashed"),
+        (31, "killed"),
+    ],
+)
+def test_each_signal_has_its_cause(number: int, code: str) -> None:
+    assert cause_of_death(Exit(code=None, signal=number, at=1.0), []).code == code
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ERROR [x] Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down.",
+        "RuntimeError: Engine core initialization failed. Failed core proc(s): {'EngineCore': -9}",
+    ],
+)
+def test_a_process_of_it_that_was_killed_is_named(line: str) -> None:
+    cause = cause_of_death(FAILED, [line], was_ready=True)
+    assert cause.code == "killed"
+    assert line in cause.reason
+
+
+def test_the_kernels_word_makes_a_kill_a_lack_of_memory() -> None:
+    cause = cause_of_death(KILLED, ["MemoryError"], out_of_memory="the kernel killed vllm")
+    assert (cause.code, cause.reason) == (
+        "host_out_of_memory",
+        "engine ended by signal 9: the kernel killed vllm",
+    )
+
+
+def test_the_kernels_word_says_nothing_of_another_end() -> None:
+    cause = cause_of_death(
+        MISUSED, ["vllm: error: argument --x"], out_of_memory="the kernel killed"
+    )
+    assert cause.code == "bad_flag"
+
+
+def test_an_end_in_good_order_that_nobody_asked_for_is_said_to_be_one() -> None:
+    assert cause_of_death(Exit(code=0, signal=None, at=1.0), []).code == "terminated"
+
+
+def test_a_line_that_lists_everything_is_cut() -> None:
+    log = ["ValueError: Model architectures ['X'] are not supported for now. " + "A, " * 2000]
+    assert len(cause_of_death(FAILED, log).reason) < 500
+
+
+def test_where_the_log_is_of_a_process_its_prefix_is_left_out() -> None:
+    log = ["(Worker pid=31) ERROR 11-23 16:27:16 [multiproc_executor.py:953] KeyError: 'a'"]
+    assert cause_of_death(FAILED, log).reason == "engine exited with status 1: KeyError: 'a'"
+
+
+def test_what_only_points_to_another_error_is_not_quoted() -> None:
+    log = [
+        "KeyError: 'a'",
+        "RuntimeError: Engine core initialization failed. See root cause above.",
+    ]
+    assert cause_of_death(FAILED, log).reason.endswith("KeyError: 'a'")
+
+
+def test_a_permanent_cause_is_said_to_be_one() -> None:
+    assert cause_of_death(MISUSED, ["vllm: error: argument --x"]).permanent
+    assert not cause_of_death(KILLED, []).permanent
+
+
+def test_every_message_has_a_known_cause_a_source_and_a_pattern_that_compiles() -> None:
+    for message in MESSAGES:
+        assert message.code in CAUSES
+        assert message.source
+        re.compile(message.pattern)
+
+
+def test_every_cause_that_workers_give_is_a_known_one() -> None:
+    told = {
+        code
+        for path in (ROOT / "workers").rglob("*.py")
+        for code in re.findall(r'\b(?:known|Cause)\(\s*"(\w+)"', path.read_text())
+    }
+    assert told
+    assert told <= set(CAUSES)
+
+
+@pytest.mark.parametrize("code", CAUSES)
+def test_advice_is_one_line_that_can_be_acted_upon(code: str) -> None:
+    advice = known(code, "why").advice
+    assert advice
+    assert "\n" not in advice
+    assert len(advice) < 200
+
+
+def test_the_page_of_causes_is_up_to_date() -> None:
+    assert (ROOT / "docs/causes.md").read_text() == page()

@@ -20,7 +20,6 @@ ASKED_FOR = {
     "unknown_flag",
     "no_such_folder",
     "truncated_weights",
-    "cache_too_small_for_the_context",
     "sleep_mode",
     "port_taken",
     "killed",

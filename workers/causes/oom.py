@@ -100,6 +100,18 @@ class OomKiller:
             os.close(log)
 
 
+def kill_in(record: bytes) -> Kill | None:
+    """Return the kill that a record of /dev/kmsg tells of, if it does.
+
+    Its form: Documentation/ABI/testing/dev-kmsg of Linux; the text: mm/oom_kill.c.
+    """
+    head, _, text = record.decode(errors="replace").partition(";")
+    match = _KILLED.search(text)
+    if match is None:
+        return None
+    return Kill(int(head.split(",")[2]) / 1e6, int(match["pid"]), match["name"])
+
+
 def _is_of(kill: Kill, pids: Collection[int | None], now: float) -> bool:
     return kill.pid in pids or (now - kill.at < RECENT_S and bool(_OURS.match(kill.name)))
 
@@ -114,7 +126,5 @@ def _kills_in(log: int) -> Iterator[Kill]:
             return
         if not record:
             return
-        head, _, text = record.decode(errors="replace").partition(";")
-        if match := _KILLED.search(text):
-            microseconds = head.split(",")[2]
-            yield Kill(int(microseconds) / 1e6, int(match["pid"]), match["name"])
+        if kill := kill_in(record):
+            yield kill
