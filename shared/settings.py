@@ -274,6 +274,11 @@ class Settings:
         unit="true/false",
         doc="leave engines running when the worker is stopped, for the next one to adopt",
     )  # fmt: skip
+    orphan_grace_s: float = _setting(
+        "ORPHAN_GRACE", _seconds, "300",
+        unit="seconds",
+        doc="for which an engine on this node that no record knows is only reported, not ended",
+    )  # fmt: skip
     drain_timeout_s: float = _setting(
         "DRAIN_TIMEOUT", _seconds, "30",
         unit="seconds", doc="for running requests to end before an engine is stopped",

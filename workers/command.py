@@ -11,6 +11,7 @@ from dotenv import dotenv_values
 from shared.domain import params
 from shared.domain.instance import Instance
 from shared.settings import Settings
+from workers.process_tree import ID_MARK, RUN_DIR_MARK
 
 
 def command(instance: Instance, port: int, settings: Settings) -> list[str]:
@@ -53,7 +54,8 @@ def environment(instance: Instance, key: str, settings: Settings) -> dict[str, s
         env["CUDA_VISIBLE_DEVICES"] = ",".join(instance.gpus)
     return env | {
         "VLLM_API_KEY": key,
-        "FLEET_INSTANCE_ID": instance.instance_id,
+        ID_MARK: instance.instance_id,
+        RUN_DIR_MARK: str(settings.run_dir.resolve()),
         "FLEET_GENERATION": str(instance.generation),
     }
 

@@ -169,15 +169,16 @@ class Engine:
         self._last_progress_at = monotonic()
         self.loading = Loading()
         self.last_lines = []
-        self._shim = subprocess.Popen(
-            [sys.executable, "-m", "workers.shim", str(self._run.path)],
-            cwd=ROOT,
-            env={"PATH": os.defpath},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with self._run.shim_log(run).open("wb") as words:
+            self._shim = subprocess.Popen(
+                [sys.executable, "-m", "workers.shim", str(self._run.path)],
+                cwd=ROOT,
+                env={"PATH": os.defpath},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=words,
+                start_new_session=True,
+            )
 
     def begin_stop(self) -> None:
         """Note that no new requests come; those that run may end."""
@@ -199,6 +200,8 @@ class Engine:
                 os.kill(shim, signal.SIGTERM)
         elif (leader := self.leader) and leader.alive:
             os.kill(leader.pid, signal.SIGTERM)
+        elif self._shim is not None and self._shim.poll() is None:
+            self._shim.terminate()  # being born: it may not get to read that note
 
     def kill(self) -> set[int]:
         """SIGKILL everything of the engine that is left; return the pids that resist."""
@@ -242,6 +245,8 @@ class Engine:
             return Remains.ALIVE
         if self._members():
             return Remains.LEFTOVERS
+        if self._never_born():
+            return Remains.NOT_SPAWNED
         return Remains.GONE if self._released(record) else Remains.LEFTOVERS
 
     def _shim_lives(self) -> bool:
@@ -250,9 +255,12 @@ class Engine:
         if self._run.lock_holder() is not None:
             return True
         age = self._run.age_of("launch", time())
-        facts = [self._run.read(name, self.run) for name in ("state", "exit")]
-        being_born = facts == [None, None]
-        return self._shim is None and being_born and age is not None and age < _SHIM_STARTS_S
+        return self._never_born() and age is not None and abs(age) < _SHIM_STARTS_S
+
+    def _never_born(self) -> bool:
+        """Return whether nobody has seen the run that was prepared: its worker died meanwhile."""
+        facts = ("state", "exit", "stop")
+        return self._shim is None and not any(self._run.read(name, self.run) for name in facts)
 
     def _members(self) -> set[int]:
         marks = Marks(self.instance_id, self._run.work, self.leader, self._run.lock_holder())

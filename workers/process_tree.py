@@ -1,10 +1,12 @@
 """Which processes belong to an engine, and ending all of them. Linux: reads /proc.
 
 A process belongs to an engine if any of these holds, because each alone misses some:
-- its current directory is the engine's `work` folder: inherited, survives the death of parents;
-  vLLM's setproctitle wipes the environment of EngineCore and Worker (seen on 0.32.0), not this;
+- its current directory is the engine's `work` folder, and it is nobody's but an orphan: inherited,
+  survives the death of parents; vLLM's setproctitle wipes the environment of EngineCore and Worker
+  (seen on 0.32.0), not this. An operator who looks around in there has a terminal, or a parent
+  that lives and is none of ours;
 - it is in the session of the engine's first process: survives a change of directory;
-- it descends from the shim, to which orphans fall as it is their subreaper;
+- it descends from the shim, to which orphans fall as it is their subreaper, or from a member;
 - its environment carries FLEET_INSTANCE_ID of this instance.
 
 Standard library only: the shim runs on it.
@@ -23,6 +25,10 @@ from threading import Event
 from time import CLOCK_BOOTTIME, clock_gettime, monotonic
 
 PROC = Path("/proc")
+WORK = "work"  # the name of an engine's current directory, in its run directory
+ID_MARK = "FLEET_INSTANCE_ID"
+RUN_DIR_MARK = "FLEET_RUN_DIR"
+_ID_MARK, _RUN_DIR_MARK = ID_MARK.encode(), RUN_DIR_MARK.encode()
 _EMPTY_SCANS = 2  # in a row: a fork under way escapes one
 _SCAN_GAP_S = 0.02  # between two scans: a fork under way shows up in the next one
 
@@ -60,6 +66,7 @@ class _Stat:
     pid: int
     parent: int
     session: int
+    terminal: int  # device number of the controlling terminal; 0 if it has none
     start_time: int
 
 
@@ -84,19 +91,38 @@ def identity(pid: int) -> Identity | None:
 def members(marks: Marks) -> set[int]:
     """Return the pids of all living processes of an engine, its shim not counted."""
     work = str(marks.work.resolve())  # as the kernel spells it
-    stats = {stat.pid: stat for pid in _pids() if (stat := _stat(pid))}
-    strangers = {os.getpid(), marks.shim}
-    return {
+    stats = _stats()
+    reapers = _reapers(stats)
+    found = {
         pid
         for pid, stat in stats.items()
-        if pid not in strangers
-        and (
-            _in_session(stat, marks.leader, stats)
-            or _descends(stat, marks.shim, stats)
-            or _works_in(pid, work)
-            or _carries(pid, marks.instance_id)
-        )
+        if _in_session(stat, marks.leader, stats)
+        or (_is_orphan(stat, reapers) and _works_in(pid) == work)
+        or _carried(pid)[0] == marks.instance_id
     }
+    shim = {marks.shim} if marks.shim else set()
+    return _with_descendants((found - {os.getpid()}) | shim, stats) - shim
+
+
+def marked(engines_dir: Path) -> dict[str, set[int]]:
+    """Return the pids of all living processes that carry marks of this node, by instance id.
+
+    What `members` finds by session or shim only is not among them, but for their descendants.
+    """
+    engines = engines_dir.resolve()
+    stats = _stats()
+    reapers = _reapers(stats)
+    del stats[os.getpid()]
+    found: dict[str, set[int]] = {}
+    for pid, stat in stats.items():
+        instance_id, run_dir = _carried(pid)
+        if instance_id and run_dir == str(engines.parent):
+            found.setdefault(instance_id, set()).add(pid)
+        elif _is_orphan(stat, reapers) and (work := _works_in(pid)):
+            folder = Path(work).parent
+            if folder.parent == engines and Path(work).name == WORK:
+                found.setdefault(folder.name, set()).add(pid)
+    return {name: _with_descendants(pids, stats) for name, pids in found.items()}
 
 
 def kill(find: Callable[[], set[int]], patience_s: float) -> set[int]:
@@ -117,6 +143,10 @@ def kill(find: Callable[[], set[int]], patience_s: float) -> set[int]:
         Event().wait(_SCAN_GAP_S)
 
 
+def _stats() -> dict[int, _Stat]:
+    return {stat.pid: stat for pid in _pids() if (stat := _stat(pid))}
+
+
 def _pids() -> list[int]:
     return [int(name) for name in os.listdir(PROC) if name.isdecimal()]  # noqa: PTH208 - half the time
 
@@ -128,10 +158,16 @@ def _stat(pid: int) -> _Stat | None:
         return None
     # The name, in brackets, may hold anything: fields count from its closing bracket.
     # A name may be cut in the middle of a character; a field never is.
-    state, parent, _, session, *rest = data[data.rindex(b")") + 2 :].split()
+    state, parent, _, session, terminal, *rest = data[data.rindex(b")") + 2 :].split()
     if state in b"ZX":
         return None
-    return _Stat(pid=pid, parent=int(parent), session=int(session), start_time=int(rest[15]))
+    return _Stat(
+        pid=pid,
+        parent=int(parent),
+        session=int(session),
+        terminal=int(terminal),
+        start_time=int(rest[14]),
+    )
 
 
 def _in_session(stat: _Stat, leader: Identity | None, stats: dict[int, _Stat]) -> bool:
@@ -142,29 +178,46 @@ def _in_session(stat: _Stat, leader: Identity | None, stats: dict[int, _Stat]) -
     return holder is None or holder.start_time == leader.start_time
 
 
-def _descends(stat: _Stat, shim: int | None, stats: dict[int, _Stat]) -> bool:
-    if shim is None:
-        return False
-    seen: set[int] = set()
-    parent = stat.parent
-    while parent in stats and parent not in seen:
-        if parent == shim:
-            return True
-        seen.add(parent)
-        parent = stats[parent].parent
-    return False
+def _with_descendants(pids: set[int], stats: dict[int, _Stat]) -> set[int]:
+    found = set(pids)
+    while True:
+        children = {pid for pid, stat in stats.items() if stat.parent in found} - found
+        if not children:
+            return found
+        found |= children
 
 
-def _works_in(pid: int, work: str) -> bool:
+def _reapers(stats: dict[int, _Stat]) -> set[int]:
+    """Return to whom orphans of a shim can fall: init, and what we descend from ourselves."""
+    found = {1, os.getpid()}
+    pid = os.getpid()
+    while pid in stats and stats[pid].parent not in found:
+        pid = stats[pid].parent
+        found.add(pid)
+    return found
+
+
+def _is_orphan(stat: _Stat, reapers: set[int]) -> bool:
+    return stat.terminal == 0 and stat.parent in reapers
+
+
+def _works_in(pid: int) -> str:
     try:
-        return str((PROC / str(pid) / "cwd").readlink()).removesuffix(" (deleted)") == work
+        return str((PROC / str(pid) / "cwd").readlink()).removesuffix(" (deleted)")
     except OSError:
-        return False
+        return ""
 
 
-def _carries(pid: int, instance_id: str) -> bool:
+def _carried(pid: int) -> tuple[str, str]:
+    """Return the instance id and the run directory that a process carries; "" for none."""
     try:
         environ = (PROC / str(pid) / "environ").read_bytes()
     except OSError:
-        return False
-    return f"FLEET_INSTANCE_ID={instance_id}".encode() in environ.split(b"\0")
+        return "", ""
+    if _ID_MARK not in environ:
+        return "", ""
+    found = dict(word.partition(b"=")[::2] for word in environ.split(b"\0"))
+    return (
+        found.get(_ID_MARK, b"").decode(errors="replace"),
+        os.fsdecode(found.get(_RUN_DIR_MARK, b"")),
+    )

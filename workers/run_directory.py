@@ -22,7 +22,6 @@ Standard library only: the shim runs on it and must start in no time.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import struct
@@ -30,6 +29,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from workers import json_file
+from workers.process_tree import WORK
 
 _OF_RUN = re.compile(r"run-(\d+)\.")
 _FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
@@ -71,7 +73,7 @@ class RunDirectory:
     @property
     def work(self) -> Path:
         """The engine's current directory; nothing but the engine's tree has it."""
-        return self.path / "work"
+        return self.path / WORK
 
     def make(self) -> None:
         """Make the folder; nobody but its owner may look inside: launch.json holds a key."""
@@ -85,28 +87,23 @@ class RunDirectory:
             name: of the file.
             run: where given, None too if the file speaks of another run.
         """
-        try:
-            found = json.loads((self.path / f"{name}.json").read_bytes())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            return None  # ValueError: torn by a machine that lost power
-        if not isinstance(found, dict):
-            return None
-        return found if run is None or found.get("run", 0) == run else None
+        found = json_file.read(self._json(name))
+        if found is None or run is None:
+            return found
+        return found if found.get("run", 0) == run else None
 
     def write(self, name: str, value: Mapping[str, object]) -> None:
-        """Replace `name`.json: whole and on disk, or not at all."""
-        draft = self.path / f"{name}.json.new"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(self.path / f"{name}.json")
+        """Replace `name`.json: whole and on disk, or not at all.
+
+        Raises:
+            OSError: as on a full disk.
+        """
+        json_file.write(self._json(name), value)
 
     def age_of(self, name: str, now: float) -> float | None:
         """Return how many seconds ago `name`.json was written; None if never."""
         try:
-            return now - (self.path / f"{name}.json").stat().st_mtime
+            return now - self._json(name).stat().st_mtime
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -133,3 +130,6 @@ class RunDirectory:
             os.close(descriptor)
         kind, _, _, _, pid = struct.unpack(_FLOCK, answer)
         return None if kind == fcntl.F_UNLCK else int(pid)
+
+    def _json(self, name: str) -> Path:
+        return self.path / f"{name}.json"

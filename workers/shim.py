@@ -58,6 +58,8 @@ def _run(run: RunDirectory, launch: dict[str, Any], log: LogFile) -> None:
     number = int(launch.get("run", 0))
     try:
         engine = Engine(run, launch, log)
+    except ToldToStop:
+        run.write("exit", {"run": number, "code": None, "signal": signal.SIGTERM, "at": time()})
     except (OSError, ValueError) as error:
         log.write(f"could not run {launch['command'][0]}: {error}\n".encode())
         run.write("exit", {"run": number, "code": _NOT_STARTED, "signal": None, "at": time()})
@@ -71,6 +73,10 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
 
 
+class ToldToStop(Exception):
+    """The engine is to end before it has begun; there was no shim yet to be signalled."""
+
+
 class Engine:
     """The engine's tree, as its parent sees it."""
 
@@ -78,6 +84,7 @@ class Engine:
         """Spawn the engine and write state.json.
 
         Raises:
+            ToldToStop: stop.json was there first.
             OSError, ValueError: the command could not be run.
         """
         self._run = run
@@ -88,6 +95,9 @@ class Engine:
         self._exit: dict[str, object] | None = None
         self._selector = selectors.DefaultSelector()
         self._signals = self._catch_signals()
+        # Whoever wrote it before this line may have found nobody to signal; later there is us.
+        if run.read("stop", self._number) is not None:
+            raise ToldToStop
         self._output, write_end = os.pipe()
         with contextlib.suppress(OSError):  # a user may be allowed less
             fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)

@@ -14,21 +14,24 @@ from pathlib import Path
 from time import monotonic, time
 
 from shared.domain.instance import RELEASED, Desired, Instance, Status
-from shared.domain.node import HEARTBEAT_S, Gpu, Node
+from shared.domain.node import HEARTBEAT_S, Gpu, Node, Orphan
 from shared.domain.reconcile import Action, Patience, plan
 from shared.errors import StoreUnavailable
 from shared.policy import policy
 from shared.settings import Settings
 from shared.store import KEEP_ENDED_S, Beat, Store
-from workers import process_tree
+from workers import manifest, process_tree
 from workers.actions import Actions
 from workers.engine import LINES_READ_FOR_CAUSE, STOPPED, Engine
 from workers.expectation import Expectation
+from workers.orphans import Orphans
+from workers.recovery import Recovery
 from workers.run_directory import RunDirectory
 
 BUSY_PASS_S = 0.1  # while something starts or stops
 QUIET_PASS_S = 1.0  # while engines run: for their logs; their ends wake by themselves
 _SWEEP_S = 600.0  # between removals of old run directories
+_SCAN_S = 10.0  # between scans of the process table for engines that nobody knows
 _PROBES_AT_ONCE = 8
 _TRANSIENT = frozenset({Status.PENDING, Status.STARTING, Status.STOPPING})
 _AFTER_THE_END = frozenset({Action.MARK_CRASHED, Action.MARK_STOPPED})
@@ -67,7 +70,12 @@ class Supervisor:
             policy=policy(settings),
         )
         self._beat_at = 0.0
+        self._beating = False  # nothing is placed on the node before its records are back
         self._swept_at = 0.0
+        self._scanned_at = 0.0
+        self._reported: list[Orphan] | None = None
+        self._recovery = Recovery(self._engines_dir, settings.node_name, store)
+        self._orphans = Orphans(self._engines_dir, store, settings.orphan_grace_s)
         self._engines: dict[str, Engine] = {}
         self._last_actions: dict[str, Action] = {}
         self._prober = ThreadPoolExecutor(_PROBES_AT_ONCE, thread_name_prefix="probe")
@@ -80,10 +88,19 @@ class Supervisor:
             StoreUnavailable: to be tried again.
         """
         holder = f"{process_tree.boot_id()}:{self._settings.run_dir}"
-        self._actions.epoch = self._store.announce(self._node, holder)
-        self._beat_at = monotonic()
+        last = max(self._actions.epoch, manifest.last_epoch(self._settings.run_dir))
+        epoch = self._store.announce(self._node, holder, last_epoch=last, beating=False)
+        self._actions.epoch = self._recovery.epoch = epoch
+        try:
+            manifest.keep_epoch(self._settings.run_dir, epoch)
+        except OSError as error:
+            log.error("epoch %d could not be kept: %s", epoch, error)  # noqa: TRY400 - said
+        self._recovery.compare_anew()
+        self._beating = False
+        self._scanned_at = 0.0
+        self._reported = None
         known = self._store.placed_on(self._node.name)
-        log.info("node %s: %d instances on record", self._node.name, len(known))
+        log.info("node %s: epoch %d, %d instances on record", self._node.name, epoch, len(known))
 
     def look(self) -> float:
         """Look at every instance of the node once; return in how many seconds to look again.
@@ -92,13 +109,18 @@ class Supervisor:
             StoreUnavailable: nothing was decided without a record; look again.
             Superseded: stop looking.
         """
-        self._heartbeat()
+        if self._beating:
+            self._heartbeat()
         self._actions.oom.look()
         records = self._store.placed_on(self._node.name)
+        if not self._actions.leaving:
+            records = self._recovery.agree(records)
+            self._begin_to_beat()
         self._actions.taken = {r.port for r in records if r.port and r.status not in RELEASED}
         acted = [self._look_at_safely(record) for record in records]
         self._let_go({record.instance_id for record in records})
-        if any(acted) or any(_in_transit(record) for record in records):
+        self._scan({record.instance_id for record in records})
+        if self._recovery.refused or any(acted) or any(_in_transit(r) for r in records):
             return BUSY_PASS_S
         return QUIET_PASS_S if records else HEARTBEAT_S / 2
 
@@ -169,12 +191,31 @@ class Supervisor:
         match self._store.heartbeat(self._node.name, self._actions.epoch):
             case Beat.SUPERSEDED:
                 raise Superseded(f"another worker has announced node {self._node.name}")
-            case Beat.UNKNOWN:
-                log.warning("the store has lost node %s: announcing it again", self._node.name)
+            case Beat.UNKNOWN | Beat.BEHIND as said:
+                lost = "lost" if said is Beat.UNKNOWN else "gone back to an older state of"
+                log.warning("the store has %s node %s: announcing it", lost, self._node.name)
                 self.announce()
+                return
         self._beat_at = monotonic()
         self._store.stop_idle(node=self._node.name)  # beat's sweep, should there be no beat
         self._remove_old_directories()
+
+    def _begin_to_beat(self) -> None:
+        if self._recovery.refused:  # the store has lost more than a record: find out at once
+            self._beat_at = 0.0
+        if not self._beating:
+            self._beating = True
+            self._beat_at = 0.0
+            self._heartbeat()
+
+    def _scan(self, placed: set[str]) -> None:
+        if self._actions.leaving or monotonic() - self._scanned_at < _SCAN_S:
+            return
+        self._scanned_at = monotonic()
+        found = self._orphans.scan(placed, time())
+        if found or self._reported:
+            self._store.report_orphans(self._node.name, self._actions.epoch, found)
+        self._reported = found
 
     def _engine_of(self, record: Instance) -> Engine:
         known = record.instance_id in self._engines
@@ -211,8 +252,10 @@ class Supervisor:
             return
         self._swept_at = monotonic()
         for path in self._engines_dir.iterdir():
-            age = RunDirectory(path).age_of("exit", time())
-            if path.name not in self._engines and age is not None and age > KEEP_ENDED_S:
+            run = RunDirectory(path)
+            ages = [run.age_of(name, time()) for name in ("manifest", "exit", "launch")]
+            old = all(age is None or age > KEEP_ENDED_S for age in ages) and ages != [None] * 3
+            if old and path.name not in self._engines and run.lock_holder() is None:
                 shutil.rmtree(path, ignore_errors=True)
 
 

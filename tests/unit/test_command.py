@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared.domain.instance import Instance
-from shared.settings import Settings
+from shared.settings import ROOT, Settings
 from tests import builders
 from tests.builders import settings
 from workers.command import command, environment, model_folder
@@ -90,6 +90,7 @@ def test_the_whole_environment(tmp_path: Path) -> None:
         "VLLM_API_KEY": "key",
         "FLEET_INSTANCE_ID": "smol-aaaa2222",
         "FLEET_GENERATION": "2",
+        "FLEET_RUN_DIR": str(ROOT / ".run"),
     }
 
 

@@ -20,6 +20,7 @@ DOMAIN = [
     "params",
     "placement",
     "policy",
+    "rebuild",
     "reconcile",
     "spelling",
     "unsafe",

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.demo.waiting import until
-from workers.process_tree import Identity, Marks, boot_id, identity, kill, members, start_time
+from workers.process_tree import (
+    Identity,
+    Marks,
+    boot_id,
+    identity,
+    kill,
+    marked,
+    members,
+    start_time,
+)
 
 ID = "smol-aaaa2222"
 SLEEP = [sys.executable, "-S", "-c", "print(flush=True); import time; time.sleep(60)"]
@@ -86,7 +95,7 @@ def test_without_processes_there_are_no_members(work: Path) -> None:
 
 
 def test_a_process_is_found_by_its_current_directory(spawn: Spawn, work: Path) -> None:
-    found = spawn(cwd=work)
+    found = spawn(cwd=work, own_session=True)
     said(found)
     assert members(marks(work)) == {found.pid}
 
@@ -96,16 +105,72 @@ def test_a_current_directory_is_the_same_however_its_path_is_written(
     spawn: Spawn, work: Path, written: str
 ) -> None:
     (work.parent.parent / "link").symlink_to(work.parent)  # as /var/run is a link to /run
-    found = spawn(cwd=work)
+    found = spawn(cwd=work, own_session=True)
     said(found)
     assert members(marks(work.parent.parent / written)) == {found.pid}
 
 
 def test_a_process_is_found_by_a_current_directory_that_is_gone(spawn: Spawn, work: Path) -> None:
-    found = spawn(cwd=work)
+    found = spawn(cwd=work, own_session=True)
     said(found)
     work.rmdir()
     assert members(marks(work)) == {found.pid}
+
+
+# Takes a terminal, as an operator's shell has one.
+AT_A_TERMINAL = [
+    sys.executable,
+    "-S",
+    "-c",
+    """import fcntl, os, termios, time
+_, terminal = os.openpty()
+fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+print(flush=True)
+time.sleep(60)""",
+]
+# A parent that is none of ours, as sshd is, whose child looks around.
+VISITOR = [
+    sys.executable,
+    "-S",
+    "-c",
+    """import os, sys, time
+pid = os.fork()
+if pid == 0: os.chdir(sys.argv[1])
+else: print(pid, flush=True)
+time.sleep(60)""",
+]
+
+
+def test_an_operator_who_looks_around_is_not_found(spawn: Spawn, work: Path) -> None:
+    said(spawn(AT_A_TERMINAL, cwd=work, own_session=True))
+    visitor = int(said(spawn([*VISITOR, str(work)])))
+    try:
+        assert until(lambda: Path(f"/proc/{visitor}/cwd").readlink() == work, 5.0)
+        assert members(marks(work)) == set()
+        assert marked(work.parent.parent) == {}
+    finally:
+        os.kill(visitor, signal.SIGKILL)
+
+
+def test_what_descends_from_a_member_is_one_wherever_it_has_gone(spawn: Spawn, work: Path) -> None:
+    parent = spawn(
+        [*PARENT[:3], f"import os; os.environ.clear(); {PARENT[3]}"], cwd=work, own_session=True
+    )
+    child = int(said(parent))
+    try:
+        assert members(marks(work)) == {parent.pid, child}
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_marked_processes_are_found_by_instance(spawn: Spawn, work: Path) -> None:
+    engines = work.parent.parent
+    told = {"FLEET_INSTANCE_ID": "other", "FLEET_RUN_DIR": str(engines.parent)}
+    by_folder, by_mark = spawn(cwd=work, own_session=True), spawn(**told)
+    elsewhere = spawn(FLEET_INSTANCE_ID="other", FLEET_RUN_DIR="/elsewhere")
+    for process in (by_folder, by_mark, elsewhere):
+        said(process)
+    assert marked(engines) == {work.parent.name: {by_folder.pid}, "other": {by_mark.pid}}
 
 
 def test_a_process_is_found_by_its_session(spawn: Spawn, work: Path) -> None:
@@ -176,7 +241,7 @@ def test_the_asking_process_is_never_found(work: Path, monkeypatch: pytest.Monke
 
 
 def test_a_zombie_is_not_alive(spawn: Spawn, work: Path) -> None:
-    found = spawn(cwd=work)
+    found = spawn(cwd=work, own_session=True)
     said(found)
     who = identity(found.pid)
     assert who
@@ -228,7 +293,7 @@ def test_kill_leaves_nothing(spawn: Spawn, work: Path) -> None:
 
 
 def test_kill_leaves_strangers_alone(spawn: Spawn, work: Path) -> None:
-    stranger, engine = spawn(), spawn(cwd=work)
+    stranger, engine = spawn(), spawn(cwd=work, own_session=True)
     said(stranger)
     said(engine)
     kill(lambda: members(marks(work)), 5.0)
