@@ -60,6 +60,7 @@ def _run(run: RunDirectory, launch: dict[str, Any], log: LogFile) -> None:
         engine = Engine(run, launch, log)
     except ToldToStop:
         run.write("exit", {"run": number, "code": None, "signal": signal.SIGTERM, "at": time()})
+        return
     except (OSError, ValueError) as error:
         log.write(f"could not run {launch['command'][0]}: {error}\n".encode())
         run.write("exit", {"run": number, "code": _NOT_STARTED, "signal": None, "at": time()})
