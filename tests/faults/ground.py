@@ -72,6 +72,13 @@ class Ground:
         """Where everything of it lies."""
         return self.fleet.folder
 
+    @property
+    def stalled(self) -> bool:
+        """Whether Redis says nothing to the web tier now: reads may take as long as refusals."""
+        net = self.web_net
+        slow = net is not None and (net.holds_asked or net.holds_answered or net.latency_s > 0)
+        return self.redis.is_frozen or slow
+
     # processes
 
     def start(self) -> None:

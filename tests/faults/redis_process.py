@@ -32,6 +32,7 @@ class RedisProcess:
         self._short = Path(tempfile.mkdtemp(prefix="redis-"))  # a socket's path is short
         self.socket = str(self._short / "redis.sock")
         self.url = f"unix://{self.socket}"
+        self.is_frozen = False
         self._addresses = addresses
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -86,9 +87,11 @@ class RedisProcess:
     def frozen(self) -> Iterator[None]:
         """Have it take connections and answer nothing."""
         os.kill(self.pid, signal.SIGSTOP)
+        self.is_frozen = True
         try:
             yield
         finally:
+            self.is_frozen = False
             os.kill(self.pid, signal.SIGCONT)
 
     @contextmanager

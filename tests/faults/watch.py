@@ -22,6 +22,7 @@ class Watch:
     """What was seen so far."""
 
     answers: list[tuple[int, float]] = field(default_factory=list)  # status, seconds
+    stalled_s: list[float] = field(default_factory=list)  # of those asked while Redis said nothing
     odd: list[str] = field(default_factory=list)  # answers that are neither 200 nor a clean 503
     doubled: list[str] = field(default_factory=list)  # instances of which two trees were seen
     over: threading.Event = field(default_factory=threading.Event)
@@ -32,8 +33,9 @@ class Watch:
         return good[min(len(good) - 1, int(len(good) * 0.99))] if good else 0.0
 
     def slowest_refusal_s(self) -> float:
-        """Return the slowest 503."""
-        return max((took for status, took in self.answers if status == 503), default=0.0)
+        """Return the slowest 503, or answer of any kind while Redis said nothing."""
+        refused = [took for status, took in self.answers if status == 503]
+        return max(refused + self.stalled_s, default=0.0)
 
 
 @contextmanager
@@ -57,13 +59,17 @@ def watching(ground: Ground) -> Iterator[Watch]:
 def _ask(ground: Ground, watch: Watch) -> None:
     with requests.Session() as caller:
         while not watch.over.wait(_EVERY_S):
-            begun = monotonic()
+            begun, stalled = monotonic(), ground.stalled
             try:
                 answer = caller.get(f"{ground.fleet.base}/instances", timeout=30)
             except requests.RequestException as error:
                 watch.odd.append(f"{type(error).__name__}")
                 continue
-            watch.answers.append((answer.status_code, monotonic() - begun))
+            took = monotonic() - begun
+            if stalled:
+                watch.stalled_s.append(took)
+            else:
+                watch.answers.append((answer.status_code, took))
             if not _is_clean(answer):
                 watch.odd.append(f"{answer.status_code} {answer.text[:80]}")
 

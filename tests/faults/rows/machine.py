@@ -84,7 +84,8 @@ def pid_reused(ground: Ground, _: int) -> Figures:
     for pid in [shim, *sight.trees(ground.folder)[instance_id]]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    pause(0.3)
+    old = [Path(f"/proc/{pid}") for pid in (record["pid"], shim)]
+    seconds_until(lambda: not any(path.exists() for path in old), 20, what="init reaps them")
     strangers = [_process_with_pid(pid) for pid in (record["pid"], shim)]
     try:
         ground.start_worker()

@@ -168,6 +168,8 @@ def superseded(ground: Ground, _: int) -> Figures:
     seconds_until(lambda: worker.popen.poll() is not None, 30, what="the old worker ends")
     left_s = monotonic() - begun
     accepted = len(ground.events(instance_id)) - before
+    ground.start_worker()  # the next one sees that it is dead
+    seconds_until(lambda: ground.status(instance_id) != "running", 20, what="it is noticed")
     return {"writes accepted": accepted, "old worker gone": left_s}
 
 
