@@ -77,9 +77,13 @@ class SupervisorThread:
     def _supervise(self, supervisor: Supervisor) -> None:
         self._until_answered(supervisor.announce)
         while not self._stopping.is_set():
-            pause = self._until_answered(supervisor.look)
-            self._waker.watch(supervisor.watched_pids())
+            pause = self._until_answered(lambda: self._look(supervisor))
             self._waker.sleep(_STORE_PAUSE_S if pause is None else pause)
+
+    def _look(self, supervisor: Supervisor) -> float:
+        pause = supervisor.look()
+        self._waker.watch(supervisor.watched_pids())
+        return pause
 
     def _until_answered(self, ask: Callable[[], float | None]) -> float | None:
         told = False

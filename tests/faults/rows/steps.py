@@ -12,7 +12,7 @@ from shared.settings import ROOT
 from tests.faults.ground import Ground
 from tests.faults.row import Figures, Promise, Row
 
-EXAMPLES = 200
+EXAMPLES = 20
 _TEST = "tests/integration/test_state_machine.py"
 
 
@@ -38,7 +38,7 @@ ROWS = (
     Row(
         number=65,
         fault="anything, in any order",
-        done=f"Hypothesis: {EXAMPLES} examples of up to 50 steps of create, delete, engine killed, "
+        done=f"Hypothesis: in each run {EXAMPLES} examples of up to 50 steps of create, delete, engine killed, "
         "worker killed, Redis paused, queue flushed, doorbell doubled, clock",
         promise="the invariants hold after each step",
         figures=(
@@ -47,6 +47,6 @@ ROWS = (
             Promise(name="steps", at_most=-EXAMPLES),
         ),
         run=state_machine,
-        runs=1,
+        runs=10,
     ),
 )
