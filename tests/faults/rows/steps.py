@@ -38,8 +38,8 @@ ROWS = (
     Row(
         number=65,
         fault="anything, in any order",
-        done=f"Hypothesis: in each run {EXAMPLES} examples of up to 50 steps of create, delete, engine killed, "
-        "worker killed, Redis paused, queue flushed, doorbell doubled, clock",
+        done=f"Hypothesis: in each run {EXAMPLES} examples of up to 50 steps of create, delete, "
+        "engine killed, worker killed, Redis paused, queue flushed, doorbell doubled, clock",
         promise="the invariants hold after each step",
         figures=(
             Promise(name="falsifying", at_most=0),
