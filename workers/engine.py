@@ -6,6 +6,7 @@ finds the directory takes over where the last one stopped.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
+from pathlib import Path
 from time import monotonic, time
 
 from shared.address import authority
@@ -21,6 +23,7 @@ from shared.domain.instance import Desired, Exit, Instance, Status
 from shared.domain.reconcile import Observation, Remains
 from shared.settings import ROOT
 from workers import gpus, ports, probe, process_tree
+from workers.downloads import downloaded, hub_folder
 from workers.loading import Loading
 from workers.log_tail import LogTail
 from workers.process_io import bytes_moved
@@ -54,7 +57,7 @@ class Engine:
         self._ready: Future[bool] | None = None
         self._unfinished: Future[float | None] | None = None
         self._last_progress_at = monotonic()
-        self._io_read_at = monotonic()
+        self._io_read_at = -math.inf
         self._stop_begun_at: float | None = None
         self._terminated_at: float | None = None
         self._tree_gone_at: float | None = None
@@ -229,8 +232,18 @@ class Engine:
     def _follow_io(self) -> None:
         if monotonic() - self._io_read_at > _IO_EVERY_S:
             self._io_read_at = monotonic()
-            if self.loading.moved(bytes_moved(self._members()), self.age_s):
+            goes_on = self.loading.moved(bytes_moved(self._members()), self.age_s)
+            if folder := self._hub_folder():
+                goes_on |= self.loading.downloaded(downloaded(folder), self.age_s)
+            if goes_on:
                 self._last_progress_at = monotonic()
+
+    def _hub_folder(self) -> Path | None:
+        launch = self.launch or {}
+        command, env = launch.get("command"), launch.get("env")
+        if not isinstance(command, list) or not isinstance(env, dict):
+            return None
+        return hub_folder(command, env)
 
     def _remains(self, record: Instance) -> Remains:
         if self._shim is not None:

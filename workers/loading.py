@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from shared.domain.eta import PastStart, Reached, expected_seconds
-from workers.stages import Load, follow, progressed, with_moved
+from workers.stages import Load, follow, progressed, with_downloaded, with_moved
 
 
 class Loading:
@@ -19,6 +19,7 @@ class Loading:
     def __init__(self, load: Load | None = None, at: float = 0.0) -> None:
         self.load = load or Load()
         self.past: tuple[PastStart, ...] | None = None  # of the same kind; None: not asked yet
+        self._on_disk: int | None = None  # bytes of the model, at the first look
         self._began: dict[str, float] = {}
         self._at = at  # when it came so far
 
@@ -29,6 +30,12 @@ class Loading:
     def moved(self, total: int, at: float) -> bool:
         """Note how many bytes its processes have read and written; return as `read` does."""
         return self._reach(with_moved(self.load, total), at)
+
+    def downloaded(self, total: int, at: float) -> bool:
+        """Note how much of the model is on the disk; return as `read` does."""
+        if self._on_disk is None:
+            self._on_disk = total
+        return self._reach(with_downloaded(self.load, total - self._on_disk), at)
 
     @property
     def stages(self) -> Mapping[str, float]:

@@ -66,7 +66,9 @@ class Load:
     moved: int = 0  # bytes that its processes have read and written, in MOVED_STEP
 
 
-MOVED_STEP = 64 * 2**20
+_MIB = 2**20
+_GIB = 2**30
+MOVED_STEP = 64 * _MIB
 """Bytes: a second's worth for an engine that loads; one that hangs never moves so many."""
 
 
@@ -98,6 +100,15 @@ def follow(load: Load, lines: Iterable[str]) -> Load:
 def with_moved(load: Load, moved: int) -> Load:
     """Return the load of processes that have read and written `moved` bytes so far."""
     return replace(load, moved=max(load.moved, moved - moved % MOVED_STEP))
+
+
+def with_downloaded(load: Load, downloaded: int) -> Load:
+    """Return the load of an engine whose model has come in so many bytes so far, since it began."""
+    if downloaded < _MIB or STAGES.index(load.stage) > STAGES.index("download"):
+        return load
+    detail = f"{downloaded / _GIB:.1f} GiB" if downloaded >= _GIB else f"{downloaded // _MIB} MiB"
+    told = load if load.stage == "download" else Load("download", moved=load.moved)
+    return replace(told, detail=detail) if told.progress is None else told
 
 
 def _stage_of(line: str) -> Load | None:
