@@ -16,7 +16,7 @@ from tests.corpus.records import DEATHS, write
 def main(names: list[str]) -> None:
     """Provoke the faults and write their logs."""
     for name in names or FAULTS:
-        death = provoke(name, FAULTS[name])
+        death = provoke(FAULTS[name])
         write(DEATHS / f"{name}.log", death)
         print(f"{name}: {death.ended}, {len(death.log)} lines")  # noqa: T201
 

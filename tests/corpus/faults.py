@@ -105,9 +105,7 @@ FAULTS: dict[str, Fault] = {
     "invalid_choice": Fault(code="bad_flag", flags=("--dtype=float99",)),
     "not_a_number": Fault(code="bad_flag", flags=("--max-num-seqs=many",)),
     "bad_json": Fault(code="bad_flag", flags=("--speculative-config={x",)),
-    "context_longer_than_the_models": Fault(
-        code="bad_value", flags=("--max-model-len=999999",), live=True
-    ),
+    "context_longer_than_the_models": Fault(code="bad_value", flags=("--max-model-len=999999",)),
     "batch_shorter_than_context": Fault(
         code="bad_value",
         flags=(
@@ -127,7 +125,7 @@ FAULTS: dict[str, Fault] = {
         code="unsupported_platform", flags=("--quantization=bitsandbytes",)
     ),
     "fp8_on_a_cpu": Fault(code="unsupported_platform", flags=("--quantization=fp8",)),
-    "sleep_mode": Fault(code="unsupported_platform", flags=("--enable-sleep-mode",), live=True),
+    "sleep_mode": Fault(code="unsupported_platform", flags=("--enable-sleep-mode",)),
     # what is wrong with the model
     "no_such_folder": Fault(code="model_not_found", model=_named("/no/such/model"), live=True),
     "unknown_name_offline": Fault(code="hub_unreachable", model=_named("nobody/nothing")),

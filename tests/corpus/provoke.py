@@ -9,14 +9,15 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from dotenv import dotenv_values
 
 from shared.domain.instance import Exit
 from shared.settings import ROOT
+from tests.corpus.cgroup import limited_memory
 from tests.corpus.faults import READY, Fault, held_port
 from tests.corpus.records import Death
 from workers.log_tail import clean
@@ -24,16 +25,15 @@ from workers.log_tail import clean
 VLLM = ROOT / ".engines/default/bin/vllm"
 PATIENCE_S = 240.0  # two cores may be busy with other things
 _LAST_WORDS_S = 2.0  # of processes that outlive the first
-_CGROUPS = Path("/sys/fs/cgroup/memory")  # version 1
 _PATHS = ((str(VLLM.resolve().parents[1]), "/engine"), (str(ROOT.resolve()), "/fleet"))
 
 
-def provoke(name: str, fault: Fault) -> Death:
+def provoke(fault: Fault) -> Death:
     """Start vLLM as the fault says, and wait for its end."""
     with (
         tempfile.TemporaryDirectory(prefix="corpus-") as folder,
         held_port(held=fault.port_held) as port,
-        _memory_limited(name, fault.memory_mib) as (words, oom_kills),
+        ExitStack() as entered,
     ):
         model = fault.model(Path(folder))
         command = [
@@ -48,13 +48,18 @@ def provoke(name: str, fault: Fault) -> Death:
             **{k: v for k, v in dotenv_values(ROOT / "configs/engine.env").items() if v},
             **fault.env,
         }
-        ended, lines = _run([*words, *fault.limits, *command], env, Path(folder), fault)
+        limited = [*fault.limits, *command]
+        group = None
+        if fault.memory_mib is not None:
+            group = entered.enter_context(limited_memory(fault.memory_mib))
+            limited = group.entered_by(limited)
+        ended, lines = _run(limited, env, Path(folder), fault)
         return Death(
             vllm=version(),
             command=_neutral(shlex.join([*fault.limits, *command]), folder),
             ended=ended,
             was_ready=any(READY in line for line in lines),
-            oom_killed=oom_kills() > 0,
+            oom_killed=group is not None and group.oom_kills() > 0,
             cause=fault.code,
             log=tuple(_neutral(line, folder) for line in lines),
         )
@@ -124,26 +129,6 @@ def _end(session: int) -> None:
         os.killpg(session, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-@contextmanager
-def _memory_limited(name: str, mib: int | None) -> Iterator[tuple[list[str], Callable[[], int]]]:
-    if mib is None:
-        yield [], lambda: 0
-        return
-    group = _CGROUPS / f"corpus-{name}-{os.getpid()}"
-    group.mkdir()
-    try:
-        (group / "memory.limit_in_bytes").write_text(str(mib * 2**20))
-        enter = 'echo $$ > "$0" && exec "$@"'
-        yield ["sh", "-c", enter, str(group / "cgroup.procs")], lambda: _oom_kills(group)
-    finally:
-        group.rmdir()
-
-
-def _oom_kills(group: Path) -> int:
-    told = dict(line.split() for line in (group / "memory.oom_control").read_text().splitlines())
-    return int(told["oom_kill"])
 
 
 def _neutral(text: str, folder: str) -> str:

@@ -19,6 +19,7 @@ GPU: list[dict[str, Any]] = tomllib.loads((DEATHS.parent / "gpu.toml").read_text
 ASKED_FOR = {
     "unknown_flag",
     "no_such_folder",
+    "cache_too_small_for_the_context",
     "truncated_weights",
     "sleep_mode",
     "port_taken",
