@@ -64,7 +64,7 @@ class SupervisorThread:
 
     def _look_after_the_node(self) -> None:
         try:
-            supervisor = Supervisor(self._settings, self._store, list_gpus())
+            supervisor = Supervisor(self._settings, self._store, list_gpus(), self._waker.ring)
             self._supervise(supervisor)
             self._leave(supervisor)
         except (Superseded, Conflict) as error:

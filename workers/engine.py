@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, time
@@ -26,6 +26,7 @@ from workers import gpus, ports, probe, process_tree
 from workers.downloads import downloaded, hub_folder
 from workers.loading import Loading
 from workers.log_tail import LogTail
+from workers.prober import Prober
 from workers.process_io import bytes_moved
 from workers.process_tree import Identity, Marks
 from workers.redaction import blotted, secrets_in
@@ -45,7 +46,7 @@ FAILED = str(Status.FAILED)
 class Engine:
     """One engine. Not thread-safe: only the supervisor's thread calls it; probes run elsewhere."""
 
-    def __init__(self, instance_id: str, run: RunDirectory, prober: Executor) -> None:
+    def __init__(self, instance_id: str, run: RunDirectory, prober: Prober) -> None:
         self.instance_id = instance_id
         self.loading = Loading()
         self.last_lines: list[str] = []
@@ -302,8 +303,8 @@ class Engine:
         launch = self.launch
         if launch is None:
             return None
-        return self._prober.submit(
-            probe.is_ready, str(launch["url"]), str(launch["key"]), _names(launch)
+        return self._prober.ask(
+            bool, probe.is_ready, str(launch["url"]), str(launch["key"]), _names(launch)
         )
 
     def _is_busy(self, record: Instance) -> bool | None:
@@ -322,7 +323,8 @@ class Engine:
         return bool(unfinished)
 
     def _ask_unfinished(self) -> Future[float | None]:
-        return self._prober.submit(probe.unfinished_requests, str((self.launch or {})["url"]))
+        url = str((self.launch or {})["url"])
+        return self._prober.ask(lambda left: not left, probe.unfinished_requests, url)
 
 
 def _recorded(record: Instance) -> Identity | None:

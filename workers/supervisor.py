@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, time
@@ -25,6 +25,7 @@ from workers.actions import Actions
 from workers.engine import LINES_READ_FOR_CAUSE, STOPPED, Engine
 from workers.expectation import Expectation
 from workers.orphans import Orphans
+from workers.prober import Prober
 from workers.recovery import Recovery
 from workers.run_directory import RunDirectory
 
@@ -32,7 +33,6 @@ BUSY_PASS_S = 0.1  # while something starts or stops
 QUIET_PASS_S = 1.0  # while engines run: for their logs; their ends wake by themselves
 _SWEEP_S = 600.0  # between removals of old run directories
 _SCAN_S = 10.0  # between scans of the process table for engines that nobody knows
-_PROBES_AT_ONCE = 8
 _TRANSIENT = frozenset({Status.PENDING, Status.STARTING, Status.STOPPING})
 _AFTER_THE_END = frozenset({Action.MARK_CRASHED, Action.MARK_STOPPED})
 _STOPS_ALREADY = frozenset({Status.FAILED, Status.STOPPING, Status.STOP_FAILED})
@@ -47,7 +47,10 @@ class Superseded(Exception):
 class Supervisor:
     """Looks after all instances of one node. Only one thread may call it."""
 
-    def __init__(self, settings: Settings, store: Store, gpus: tuple[Gpu, ...]) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, gpus: tuple[Gpu, ...], ring: Callable[[], None]
+    ) -> None:
+        """Wire it; `ring` has `look` called at once, from any thread."""
         self._settings = settings
         self._store = store
         self._node = Node(
@@ -78,7 +81,8 @@ class Supervisor:
         self._orphans = Orphans(self._engines_dir, store, settings.orphan_grace_s)
         self._engines: dict[str, Engine] = {}
         self._last_actions: dict[str, Action] = {}
-        self._prober = ThreadPoolExecutor(_PROBES_AT_ONCE, thread_name_prefix="probe")
+        self._moved = False  # something was done in this look that was not done in the last one
+        self._prober = Prober(ring)
 
     def announce(self) -> None:
         """Register the node; from now on this worker, and no earlier one, writes its records.
@@ -111,6 +115,7 @@ class Supervisor:
         """
         if self._beating:
             self._heartbeat()
+        self._moved = False
         self._actions.oom.look()
         records = self._store.placed_on(self._node.name)
         if not self._actions.leaving:
@@ -120,6 +125,8 @@ class Supervisor:
         acted = [self._look_at_safely(record) for record in records]
         self._let_go({record.instance_id for record in records})
         self._scan({record.instance_id for record in records})
+        if self._moved:
+            return 0.0  # one step often leads to the next
         if self._recovery.refused or any(acted) or any(_in_transit(r) for r in records):
             return BUSY_PASS_S
         return QUIET_PASS_S if records else HEARTBEAT_S / 2
@@ -174,6 +181,7 @@ class Supervisor:
         action = plan(record, seen, monotonic(), self._actions.patience)
         if action not in (Action.WAIT, self._last_actions.get(record.instance_id)):
             log.info("%s: %s (%s, %s)", record.instance_id, action, record.status, seen.remains)
+            self._moved = True
         self._last_actions[record.instance_id] = action
         if action in _AFTER_THE_END:  # the cause is in its last words
             self._pass_log_on(record, engine, engine.read_log(to_the_end=True))

@@ -17,7 +17,7 @@ _IDLE = "idle_"
 _CAVEATS = """\
 - By hand: the very command and environment of the instance, from its launch.json, started and
   signalled by the benchmark itself, right after the instance was deleted; the two are subtracted
-  run by run. Who asks whether a token comes asks both every 5 ms; that takes CPU time from a start
+  run by run. Who asks whether a token comes asks both every 10 ms; that takes CPU time from a start
   of real vLLM, which has more to do than two cores can.
 - An engine is ready once its own /health says so. Each web process is asked by itself.
 - Adopted: the new worker holds a pidfd of every engine; pid, start time and restarts in the records

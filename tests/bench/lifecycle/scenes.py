@@ -45,12 +45,9 @@ def life(fleet: MeasuredFleet) -> Seconds:
         launch = fleet.launch(instance_id) or {}
         engine = Place(launch["url"], launch["key"], relay.model)
         ready = watch(pool, engine.healthy, patience, what="the engine's health")
-        running = watch(
-            pool, lambda: fleet.status(instance_id) == "running", patience, what="running"
-        )
         spawned = spawned_at(fleet.run_dir, instance_id, patience)
         ready_at, token_at = ready.result(), token.result()
-        everywhere_at = max(token_at, routed.result(), running.result())
+        everywhere_at = max(token_at, routed.result())  # none routes before the record is `running`
     delete_s = _deleted(fleet, instance_id)
     hand = by_hand(launch, relay.model, fleet.local.folder, patience)
     return {
