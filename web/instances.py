@@ -29,7 +29,6 @@ _CLAIM_TRIES = 10  # lost races for a place, before we say there is none
 _LOOK_FOR_CALLER_S = 1.0  # while waiting on a caller's behalf
 _HIDDEN = frozenset({"engine_key", "observed_generation", "boot_id", "start_time"})
 _SHOWN = tuple(field.name for field in fields(Instance) if field.name not in _HIDDEN)
-_CONVERGED = frozenset({Status.STOPPED, Status.STOP_FAILED})
 
 
 class Instances:
@@ -199,4 +198,6 @@ def _is_settled(instance: Instance) -> bool:
 
 
 def _is_converged(instance: Instance) -> bool:
-    return instance.status in _CONVERGED
+    if instance.status is Status.STOP_FAILED:  # unless it is to be tried once more
+        return instance.observed_generation >= instance.generation
+    return instance.ended

@@ -7,25 +7,29 @@ survives being killed in between; doing it twice is harmless.
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
+from shared.domain.backoff import RestartRule, after_crash
 from shared.domain.cause import Cause
 from shared.domain.instance import Instance, Status
 from shared.domain.policy import Policy
-from shared.domain.reconcile import Action, Observation, Patience
+from shared.domain.reconcile import Action, Observation, Patience, Remains
 from shared.errors import InvalidRequest, NoCapacity
 from shared.settings import Settings
 from shared.store import Change, Store
-from workers import process_tree
+from workers import gpus, process_tree
 from workers.admission import refuse_unsafe_spec
 from workers.causes import cause_of_death, known
 from workers.causes.oom import OomKiller
 from workers.command import command, environment
-from workers.engine import FAILED, LAST_LOG_LINES, STOPPED, Engine, launch_of
+from workers.engine import BACKOFF, LAST_LOG_LINES, STOPPED, Engine
 from workers.expectation import Expectation
+from workers.holders import what_is_left
+from workers.launch import launch_of
 from workers.ports import choose_port
 from workers.stages import Load
 
@@ -33,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _AT_LAUNCH = {"stage": Load().stage, "progress": None, "stage_detail": "", "eta": None}
 NOT_LOADING = {"stage": "", "progress": None, "stage_detail": "", "eta": None}
+_OF_NO_RUN = dict.fromkeys(("port", "pid", "start_time", "retry_at"))
+_OF_THE_RUN_BEFORE = dict.fromkeys(("ready_at", "retry_at", "pid", "start_time"))
 
 Act = Callable[[Instance, Engine, Observation], None]
 
@@ -47,6 +53,7 @@ class Actions:
     patience: Patience
     expectation: Expectation
     policy: Policy  # of this node's operator
+    restarts: RestartRule
     oom: OomKiller = field(default_factory=OomKiller)
     leaving: bool = False  # the worker is stopping: nothing is started any more
     taken: set[int] = field(default_factory=set)  # ports that records of this node hold
@@ -55,15 +62,19 @@ class Actions:
         """Do what the plan says."""
         table: dict[Action, Act] = {
             Action.WAIT: self._report_progress,
+            Action.LOOK_AGAIN: self._report_progress,
             Action.SPAWN: self._spawn,
             Action.ADOPT: self._adopt,
             Action.MARK_RUNNING: self._mark_running,
+            Action.MARK_UNHEALTHY: self._mark_unhealthy,
             Action.BEGIN_STOP: self._begin_stop,
             Action.TERMINATE: self._terminate,
             Action.KILL: self._kill,
             Action.MARK_STOPPED: self._mark_stopped,
             Action.MARK_STOP_FAILED: self._mark_stop_failed,
             Action.GIVE_UP_START: self._give_up_start,
+            Action.END_HUNG: self._end_hung,
+            Action.GO_ON_ENDING: self._go_on_ending,
             Action.MARK_CRASHED: self._mark_crashed,
         }
         table[action](record, engine, seen)
@@ -103,21 +114,28 @@ class Actions:
         except InvalidRequest as error:
             self._fail(record, known("refused", f"this node refuses it: {error}"))
             return
+        if held := gpus.why_in_use(record.gpus):
+            self._wait_for_place(record, seen, known("gpu_in_use", held))
+            return
         port = self._choose_port(record, seen)
         if port is None:
             return
         host, key = self.settings.node_address, secrets.token_urlsafe(32)
         # `starting` already: of a start that was announced, nothing was spawned.
-        run = record.run + (record.status is not Status.STARTING)
+        again = record.status is Status.BACKOFF
+        run = max(record.run, engine.run) + 1 if again else max(record.run, engine.run, 1)
         chosen = replace(record, host=host, port=port, engine_key=key, run=run)
         told = {
             "run": run,
+            "restarts": run - 1,
             "host": host,
             "port": port,
             "engine_key": key,
+            **_OF_THE_RUN_BEFORE,
             **_AT_LAUNCH,
         }
-        if not self.write(record, Status.STARTING, reason="", **told):
+        reason = f"restart {run - 1}, after: {record.cause}" if again else ""
+        if not self.write(record, Status.STARTING, reason=reason, **told):
             return
         try:
             engine.spawn(
@@ -129,7 +147,9 @@ class Actions:
                 )
             )
         except (OSError, ValueError) as error:
-            self._fail(record, known("not_spawned", f"could not be spawned: {error}"))
+            cause = known("not_spawned", f"could not be spawned: {error}")
+            cause = replace(cause, permanent=isinstance(error, ValueError))
+            self._crashed(chosen, cause, Observation(remains=Remains.GONE))
 
     def _choose_port(self, record: Instance, seen: Observation) -> int | None:
         first = self.settings.vllm_base_port
@@ -137,17 +157,21 @@ class Actions:
         try:
             port = choose_port(self.settings.node_address, ports, self.taken)
         except NoCapacity as error:
-            if monotonic() - (seen.last_progress_at or 0.0) > self.patience.start_stall:
-                self._fail(record, known("port_taken", str(error)))
-            elif record.reason != str(error):
-                self.write(record, record.status, reason=str(error))
+            self._wait_for_place(record, seen, known("port_taken", str(error)))
             return None
         self.taken.add(port)  # the next start of this look cannot see it held yet
         return port
 
+    def _wait_for_place(self, record: Instance, seen: Observation, cause: Cause) -> None:
+        if monotonic() - (seen.last_progress_at or 0.0) > self.patience.start_stall:
+            self._fail(record, cause)
+        elif record.reason != cause.reason:
+            self.write(record, record.status, reason=cause.reason)
+
     def _adopt(self, record: Instance, engine: Engine, _: Observation) -> None:
         launch = engine.launch or {}
         told = {"host": launch["host"], "port": launch["port"], "engine_key": launch["key"]}
+        told |= {"run": engine.run, "restarts": engine.run - 1, "retry_at": None}
         self.write(record, Status.STARTING, reason="", **told, **_process(engine))
 
     def _mark_running(self, record: Instance, engine: Engine, _: Observation) -> None:
@@ -156,9 +180,12 @@ class Actions:
             self.expectation.learn(record, engine.loading, age_s)
 
     def _begin_stop(self, record: Instance, engine: Engine, _: Observation) -> None:
-        noted = (engine.stop_note or {}).get("reason", "its worker was stopped")
+        noted = (engine.stop_note or {}).get("reason", "what is left of its engine does not end")
         reason = record.stop_reason or noted
-        if self.write(record, Status.STOPPING, reason=reason, **NOT_LOADING):
+        told = {"reason": reason, "retry_at": None, **NOT_LOADING}
+        if self.write(record, Status.STOPPING, **told):
+            if record.status is Status.STOP_FAILED:
+                engine.begin_stop_again()
             engine.begin_stop()
 
     def _terminate(self, record: Instance, engine: Engine, _: Observation) -> None:
@@ -173,32 +200,54 @@ class Actions:
         engine.close()
 
     def _mark_stop_failed(self, record: Instance, engine: Engine, _: Observation) -> None:
-        pids = sorted(engine.members())
-        left = f"pids {pids} of it" if pids else f"its port {record.port} or its GPU memory"
-        reason = f"{left} could not be ended or freed; its claim on {record.node} is kept"
-        self.write(record, Status.STOP_FAILED, reason=reason)
+        left = what_is_left(engine.members(), record)
+        kept = f"its claim on {record.node} is kept; DELETE it again to try once more"
+        self.write(record, Status.STOP_FAILED, reason=f"{left}; {kept}")
+
+    def _mark_unhealthy(self, record: Instance, _: Engine, seen: Observation) -> None:
+        log.warning("instance %s: %s", record.instance_id, seen.hung)
+        self.write(record, Status.UNHEALTHY, reason=seen.hung)
+
+    def _end_hung(self, record: Instance, engine: Engine, seen: Observation) -> None:
+        engine.terminate(seen.hung or record.reason, BACKOFF, cause="engine_hung")
 
     def _give_up_start(self, record: Instance, engine: Engine, _: Observation) -> None:
         stalled = (
             f"no progress for {self.patience.start_stall:g} s in stage {engine.loading.load.stage}"
         )
         log.warning("instance %s: %s", record.instance_id, stalled)
-        engine.terminate(stalled, FAILED)
+        engine.terminate(stalled, BACKOFF, cause="start_stalled")
+
+    def _go_on_ending(self, _: Instance, engine: Engine, __: Observation) -> None:
+        engine.signal_the_end()
 
     def _mark_crashed(self, record: Instance, engine: Engine, seen: Observation) -> None:
-        # Back-off and restart belong here.
-        self._fail(
-            record,
-            self._cause(record, engine, seen),
-            exit=seen.exit,
-            last_log=engine.last_lines[-LAST_LOG_LINES:],
-        )
-        engine.close()
+        told = {"exit": seen.exit, "last_log": engine.last_lines[-LAST_LOG_LINES:]}
+        self._crashed(record, self._cause(record, engine, seen), seen, **told)
+
+    def _crashed(self, record: Instance, cause: Cause, seen: Observation, **fields: object) -> None:
+        now = self.store.now()
+        verdict = after_crash(record, cause, now, self.restarts, random.random())  # noqa: S311
+        told = {
+            "crashes": verdict.crashes,
+            "failed_starts": verdict.failed_starts,
+            "backoff_step": verdict.backoff_step,
+            "first_cause": verdict.first_cause,
+            "first_reason": verdict.first_reason,
+            **fields,
+        }
+        if verdict.retry_in is not None:
+            reason = f"{cause.reason}; starts again in {verdict.retry_in:.3g} s"
+            retry_at = now + verdict.retry_in
+            self._end_run(record, Status.BACKOFF, cause, reason, retry_at=retry_at, **told)
+        elif seen.remains is not Remains.ENDING:  # `failed` says that nothing of it is left
+            reason = cause.reason if cause.permanent else f"{cause.reason}; {verdict.why}"
+            self._end_run(record, Status.FAILED, cause, reason, **told)
 
     def _cause(self, record: Instance, engine: Engine, seen: Observation) -> Cause:
         note = engine.stop_note
         if note is not None:
-            return known("start_stalled", note["reason"])
+            return known(note.get("cause") or "start_stalled", note["reason"])
         if seen.exit is None:
             return known("unknown", "engine and its shim ended without a trace (a reboot?)")
         pid = None if engine.leader is None else engine.leader.pid
@@ -209,17 +258,14 @@ class Actions:
             out_of_memory=self.oom.struck(pid, engine.last_lines, engine.age_s),
         )
 
-    def _fail(self, record: Instance, cause: Cause, **fields: object) -> None:
-        self.write(
-            record,
-            Status.FAILED,
-            reason=cause.reason,
-            cause=cause.code,
-            advice=cause.advice,
-            port=None,
-            pid=None,
-            **fields,
-        )
+    def _fail(self, record: Instance, cause: Cause) -> None:
+        self._end_run(record, Status.FAILED, cause, cause.reason)
+
+    def _end_run(
+        self, record: Instance, status: Status, cause: Cause, reason: str, **fields: object
+    ) -> None:
+        told = {"reason": reason, "cause": cause.code, "advice": cause.advice}
+        self.write(record, status, **told, **_OF_NO_RUN | NOT_LOADING | fields)
 
 
 def _process(engine: Engine) -> dict[str, object]:

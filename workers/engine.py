@@ -11,18 +11,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, time
 
-from shared.address import authority
-from shared.domain import params
-from shared.domain.instance import Desired, Exit, Instance, Status
-from shared.domain.reconcile import Observation, Remains
+from shared.domain.instance import Exit, Instance, Status
+from shared.domain.reconcile import Observation, Patience, Remains
 from shared.settings import ROOT
-from workers import gpus, ports, probe, process_tree
+from workers import gpus, ports, process_tree
+from workers.checkup import Checkup
 from workers.downloads import downloaded, hub_folder
 from workers.loading import Loading
 from workers.log_tail import LogTail
@@ -36,11 +34,27 @@ from workers.stages import STAGES, Load
 _SHIM_STARTS_S = 5.0  # a shim without a lock is still being born for so long, not dead
 _KILL_S = 1.0  # one turn of killing; the supervisor comes back while anything is left
 _PORT_CLOSES_S = 10.0  # then whoever holds the port is a stranger: nothing of ours runs
+_LOOK_THROUGH_S = 30.0  # between looks for processes of an engine that was seen to be gone
 _IO_EVERY_S = 5.0  # between looks at what a loading engine reads and writes: it means a look at all
-LAST_LOG_LINES = 50  # kept in the record of one that failed
+LAST_LOG_LINES = 50  # kept in the record of one that crashed
 LINES_READ_FOR_CAUSE = 1_000  # vLLM's tracebacks are long, and the first of them has the cause
 STOPPED = str(Status.STOPPED)
-FAILED = str(Status.FAILED)
+BACKOFF = str(Status.BACKOFF)
+
+
+@dataclass(slots=True)
+class _Since:
+    """When things were first seen of the present run, by our monotonic clock."""
+
+    last_progress: float
+    io_read: float = -math.inf
+    stop_begun: float | None = None
+    terminated: float | None = None
+    tree_gone: float | None = None
+    gone: float | None = None
+    ending: float | None = None
+    leftovers: float | None = None
+    idle_asked: float | None = None
 
 
 class Engine:
@@ -55,15 +69,8 @@ class Engine:
         self._tail = LogTail(run, self._blotted, self.run)
         self._secrets: frozenset[str] | None = None  # those it was started with; None: not read yet
         self._shim: subprocess.Popen[bytes] | None = None
-        self._ready: Future[bool] | None = None
-        self._unfinished: Future[float | None] | None = None
-        self._last_progress_at = monotonic()
-        self._io_read_at = -math.inf
-        self._stop_begun_at: float | None = None
-        self._terminated_at: float | None = None
-        self._tree_gone_at: float | None = None
-        self._ending_since: float | None = None
-        self._idle_asked_at: float | None = None
+        self._since = _Since(monotonic())
+        self._checkup = Checkup(prober)
         self._recorded: Identity | None = None  # the first process, as the record has it
 
     def resume(self, record: Instance, last_lines: list[str]) -> None:
@@ -98,7 +105,7 @@ class Engine:
 
     @property
     def stop_note(self) -> dict[str, str] | None:
-        """Why it was told to stop and what it is to become; None if it was not."""
+        """Why it was told to end and what it is to become; None if it was not."""
         return self._run.read("stop", self.run)
 
     @property
@@ -111,33 +118,39 @@ class Engine:
             return None
         return Identity(state["pid"], state["start_time"])
 
-    def observe(self, record: Instance) -> Observation:
+    def observe(self, record: Instance, patience: Patience) -> Observation:
         """Return what the engine looks like now; asks it nothing that could block."""
         self._recorded = _recorded(record)
         if record.status is Status.STOPPING:
             self.begin_stop()  # its patience begins anew where another worker began the stop
-        self._idle_asked_at = (
-            (self._idle_asked_at or monotonic()) if record.about_to_stop_as_idle else None
-        )
+        since, checkup = self._since, self._checkup
+        since.idle_asked = _since(since.idle_asked, record.about_to_stop_as_idle)
+        checkup.notice_use(record)
         remains = self._remains(record)
-        if remains is Remains.ALIVE and record.status is Status.STARTING:
+        alive = remains is Remains.ALIVE
+        if alive and record.status is Status.STARTING:
             self._follow_io()
-        self._ending_since = (
-            (self._ending_since or monotonic()) if remains is Remains.ENDING else None
-        )
+        since.ending = _since(since.ending, remains is Remains.ENDING)
+        since.leftovers = _since(since.leftovers, remains is Remains.LEFTOVERS)
+        launch = (self.launch or {}) if alive else {}
+        if launch:
+            checkup.look(record, launch, patience)
+        outcome = (self.stop_note or {}).get("outcome")
         return Observation(
             remains=remains,
-            ready=remains is Remains.ALIVE
-            and record.status is Status.STARTING
-            and self._is_ready(),
+            ready=alive and record.status is Status.STARTING and checkup.is_ready(launch),
+            hung=checkup.why_hung(patience) if alive else "",
+            well=checkup.well,
             exit=self._exit(),
-            busy=self._is_busy(record) if remains is Remains.ALIVE else False,
-            idle_asked_at=self._idle_asked_at,
-            ending_since=self._ending_since,
-            told_to_stop=(self.stop_note or {}).get("outcome") == STOPPED,
-            stop_begun_at=self._stop_begun_at,
-            terminated_at=self._terminated_at,
-            last_progress_at=self._last_progress_at,
+            busy=checkup.is_busy(record, launch, since.stop_begun) if launch else False,
+            idle_asked_at=since.idle_asked,
+            ending_since=since.ending,
+            leftovers_since=since.leftovers,
+            told_to_stop=outcome == STOPPED,
+            told_to_end=outcome not in (None, STOPPED),
+            stop_begun_at=since.stop_begun,
+            terminated_at=since.terminated,
+            last_progress_at=since.last_progress,
         )
 
     def read_log(self, *, to_the_end: bool = False) -> list[str]:
@@ -145,7 +158,7 @@ class Engine:
         lines = self._tail.read_to_the_end() if to_the_end else self._tail.read()
         if lines:
             if self.loading.read(lines, self.age_s):
-                self._last_progress_at = monotonic()
+                self._since.last_progress = monotonic()
             self.last_lines = [*self.last_lines, *lines][-LINES_READ_FOR_CAUSE:]
         return lines
 
@@ -163,16 +176,17 @@ class Engine:
     # what can be done to it
 
     def spawn(self, launch: dict[str, object]) -> None:
-        """Start the shim, which starts the engine; returns at once."""
+        """Start the shim, which starts the engine; returns at once.
+
+        Raises:
+            OSError: a full disk, no more processes.
+        """
         self._run.make()
         run = int(str(launch["run"]))
         self._run.forget_runs_before(run - 1)
         self._run.write("launch", launch)
         self._tail.begin(run)
-        self._secrets = None
-        self._last_progress_at = monotonic()
-        self.loading = Loading()
-        self.last_lines = []
+        self._forget_the_run_before()
         with self._run.shim_log(run).open("wb") as words:
             self._shim = subprocess.Popen(
                 [sys.executable, "-m", "workers.shim", str(self._run.path)],
@@ -186,19 +200,29 @@ class Engine:
 
     def begin_stop(self) -> None:
         """Note that no new requests come; those that run may end."""
-        self._stop_begun_at = self._stop_begun_at or monotonic()
+        self._since.stop_begun = self._since.stop_begun or monotonic()
 
-    def terminate(self, reason: str, outcome: str) -> None:
+    def begin_stop_again(self) -> None:
+        """Note that a stop that failed is tried anew, with the whole patience."""
+        self._since.stop_begun, self._since.terminated = monotonic(), None
+
+    def terminate(self, reason: str, outcome: str, *, cause: str = "") -> None:
         """Tell the shim to end the engine, with SIGTERM first; returns at once.
 
         Args:
-            reason: why, kept in the run directory with `outcome`, in case this worker dies.
-            outcome: STOPPED or FAILED, what the instance is to become.
+            reason: why, kept in the run directory with all that follows, in case this worker dies.
+            outcome: STOPPED or BACKOFF, what the instance is to become.
+            cause: short code of it, of one that is to be started again.
         """
-        self._terminated_at = self._terminated_at or monotonic()
+        self._since.terminated = self._since.terminated or monotonic()
+        note = {"reason": reason, "cause": cause, "outcome": outcome}
         with suppress(OSError):  # no folder, a full disk: it is to end all the same
-            note = {"run": self.run, "reason": reason, "outcome": outcome, "at": time()}
-            self._run.write("stop", note)
+            self._run.write("stop", {"run": self.run, **note, "at": time()})
+        self.signal_the_end()
+
+    def signal_the_end(self) -> None:
+        """Send the SIGTERM that ends it, whose why is written down."""
+        self._since.terminated = self._since.terminated or monotonic()
         if shim := self._run.lock_holder():
             with suppress(ProcessLookupError):
                 os.kill(shim, signal.SIGTERM)
@@ -222,6 +246,12 @@ class Engine:
         """Let go of its log."""
         self._tail.close()
 
+    def _forget_the_run_before(self) -> None:
+        self.loading, self.last_lines = Loading(), []
+        self._secrets = None
+        self._since = _Since(monotonic())
+        self._checkup = Checkup(self._prober)
+
     def _blotted(self, line: str) -> str:
         if self._secrets is None and (launch := self.launch):
             env = launch["env"]
@@ -231,13 +261,13 @@ class Engine:
     # how it is seen
 
     def _follow_io(self) -> None:
-        if monotonic() - self._io_read_at > _IO_EVERY_S:
-            self._io_read_at = monotonic()
+        if monotonic() - self._since.io_read > _IO_EVERY_S:
+            self._since.io_read = monotonic()
             goes_on = self.loading.moved(bytes_moved(self._members()), self.age_s)
             if folder := self._hub_folder():
                 goes_on |= self.loading.downloaded(downloaded(folder), self.age_s)
             if goes_on:
-                self._last_progress_at = monotonic()
+                self._since.last_progress = monotonic()
 
     def _hub_folder(self) -> Path | None:
         launch = self.launch or {}
@@ -252,16 +282,29 @@ class Engine:
         if self.launch is None or self.run < record.run:
             # Never spawned, or not yet again, or somebody removed its folder.
             return Remains.LEFTOVERS if self._members() else Remains.NOT_SPAWNED
-        leader = self.leader
         if self._shim_lives():
-            if self._run.read("exit", self.run) is not None or (leader and not leader.alive):
-                return Remains.ENDING
-            return Remains.ALIVE
+            leader = self.leader
+            ended = self._run.read("exit", self.run) is not None or (leader and not leader.alive)
+            return Remains.ENDING if ended else Remains.ALIVE
+        if record.status is Status.BACKOFF and self._gone_of_late:
+            return Remains.GONE
+        return self._remains_of_shim(record)
+
+    def _remains_of_shim(self, record: Instance) -> Remains:
         if self._members():
             return Remains.LEFTOVERS
         if self._never_born():
             return Remains.NOT_SPAWNED
-        return Remains.GONE if self._released(record) else Remains.LEFTOVERS
+        if not self._released(record):
+            return Remains.LEFTOVERS
+        self._since.gone = monotonic()
+        return Remains.GONE
+
+    @property
+    def _gone_of_late(self) -> bool:
+        # Looking through the process table every second, for minutes, is not for nothing.
+        gone = self._since.gone
+        return gone is not None and monotonic() - gone < _LOOK_THROUGH_S
 
     def _shim_lives(self) -> bool:
         if self._shim is not None and self._shim.returncode is None:
@@ -281,50 +324,19 @@ class Engine:
         return process_tree.members(marks)
 
     def _released(self, record: Instance) -> bool:
-        self._tree_gone_at = self._tree_gone_at or monotonic()
+        self._since.tree_gone = self._since.tree_gone or monotonic()
         if record.port is not None and not ports.is_released(record.host, record.port):
-            return monotonic() - self._tree_gone_at > _PORT_CLOSES_S
-        return gpus.are_released(record.gpus)
+            return monotonic() - self._since.tree_gone > _PORT_CLOSES_S
+        return not gpus.why_not_released(record.gpus)
 
     def _exit(self) -> Exit | None:
         found = self._run.read("exit", self.run)
         return Exit(code=found["code"], signal=found["signal"], at=found["at"]) if found else None
 
-    # what it says itself
 
-    def _is_ready(self) -> bool:
-        if self._ready is None or self._ready.done():
-            answered = self._ready.result() if self._ready else False
-            self._ready = None if answered else self._ask_ready()
-            return answered
-        return False
-
-    def _ask_ready(self) -> Future[bool] | None:
-        launch = self.launch
-        if launch is None:
-            return None
-        return self._prober.ask(
-            bool, probe.is_ready, str(launch["url"]), str(launch["key"]), _names(launch)
-        )
-
-    def _is_busy(self, record: Instance) -> bool | None:
-        if record.desired is Desired.RUNNING and record.status is not Status.STOPPING:
-            self._unfinished = None  # nobody wants to know
-            return False
-        if record.ready_at is None:
-            return False
-        if self._unfinished is None:
-            self._unfinished = self._ask_unfinished()
-        if not self._unfinished.done():
-            return None
-        unfinished = self._unfinished.result()
-        if unfinished:
-            self._unfinished = None  # ask again at the next look
-        return bool(unfinished)
-
-    def _ask_unfinished(self) -> Future[float | None]:
-        url = str((self.launch or {})["url"])
-        return self._prober.ask(lambda left: not left, probe.unfinished_requests, url)
+def _since(before: float | None, holds: bool) -> float | None:
+    """Return since when something holds; None if it does not."""
+    return (before or monotonic()) if holds else None
 
 
 def _recorded(record: Instance) -> Identity | None:
@@ -333,27 +345,3 @@ def _recorded(record: Instance) -> Identity | None:
     if record.boot_id != process_tree.boot_id():
         return None
     return Identity(record.pid, record.start_time)
-
-
-def _names(launch: dict[str, object]) -> Sequence[str]:
-    names = launch["names"]
-    return [str(name) for name in names] if isinstance(names, list) else []
-
-
-def launch_of(
-    record: Instance, *, command: list[str], env: dict[str, str], stop_timeout_s: float
-) -> dict[str, object]:
-    """Return what launch.json says of `record`, whose host, port and key are chosen."""
-    return {
-        "instance_id": record.instance_id,
-        "generation": record.generation,
-        "run": record.run,
-        "command": command,
-        "env": env,
-        "host": record.host,
-        "port": record.port,
-        "url": f"http://{authority(record.host, record.port)}",
-        "key": record.engine_key,
-        "names": list(params.served_names(record.model_name, record.params)),
-        "stop_timeout_s": stop_timeout_s,
-    }

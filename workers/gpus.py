@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pynvml
 
@@ -38,34 +39,56 @@ def list_gpus() -> tuple[Gpu, ...]:
         raise
 
 
-def pids_on(uuids: tuple[str, ...]) -> frozenset[int]:
-    """Return the pids of processes that hold memory on these devices.
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that the driver lists as holding memory of a device."""
+
+    uuid: str  # of the device
+    pid: int
+    mib: int | None  # None: the driver does not say how much
+
+
+def holders_of(uuids: tuple[str, ...]) -> list[Holder]:
+    """Return who holds memory on these devices.
 
     Raises:
         NVMLError: the driver does not say.
     """
     if not uuids:
-        return frozenset()
+        return []
     with _nvml():
-        return frozenset(
-            process.pid
+        return [
+            Holder(uuid, process.pid, _mib(process.usedGpuMemory))
             for uuid in uuids
             for process in pynvml.nvmlDeviceGetComputeRunningProcesses(
                 pynvml.nvmlDeviceGetHandleByUUID(uuid)
             )
-        )
+        ]
 
 
-def are_released(uuids: tuple[str, ...]) -> bool:
-    """Return whether no dead process is still listed on these devices: its memory is not free yet.
+def why_in_use(uuids: tuple[str, ...]) -> str:
+    """Return a line that says who else holds memory on these devices; "" if nobody does.
 
-    A driver that does not say counts as not released.
+    A driver that does not say counts as nobody: the engine will say it in its own words.
     """
     try:
-        return all(process_tree.start_time(pid) for pid in pids_on(uuids))
+        return ", ".join(_told(holder) for holder in holders_of(uuids))
     except pynvml.NVMLError as error:
         log.warning("GPUs %s: the driver does not say who holds them: %s", uuids, error)
-        return False
+        return ""
+
+
+def why_not_released(uuids: tuple[str, ...]) -> str:
+    """Return a line that says which dead processes the driver still lists; "" if none.
+
+    Their memory is not free yet. A driver that does not say counts as not released.
+    """
+    try:
+        dead = [one for one in holders_of(uuids) if process_tree.start_time(one.pid) is None]
+    except pynvml.NVMLError as error:
+        log.warning("GPUs %s: the driver does not say who holds them: %s", uuids, error)
+        return f"GPUs {', '.join(uuids)}: the driver does not say who holds them ({error})"
+    return ", ".join(_told(holder) for holder in dead)
 
 
 @contextmanager
@@ -75,6 +98,16 @@ def _nvml() -> Iterator[None]:
         yield
     finally:
         pynvml.nvmlShutdown()
+
+
+def _told(holder: Holder) -> str:
+    much = "memory" if holder.mib is None else f"{holder.mib} MiB"
+    name = process_tree.name_of(holder.pid)
+    return f"{much} of {holder.uuid} is held by pid {holder.pid} ({name})"
+
+
+def _mib(used: int | None) -> int | None:
+    return None if used is None else used // _MIB
 
 
 def _gpu(index: int) -> Gpu:

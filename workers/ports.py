@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shared.errors import NoCapacity
 
+_OF_NOBODY = "0"  # inode of a socket that no process holds: TIME_WAIT
 _TIME_WAIT = "06"  # /proc/net/tcp; the kernel's include/net/tcp_states.h
 
 
@@ -56,15 +57,28 @@ def is_released(host: str, port: int) -> bool:
     )
 
 
+def sockets_on(port: int) -> set[str]:
+    """Return the inodes of sockets on `port` that some process holds.
+
+    One that is bound and neither listens nor is connected is in no table, see proc(5).
+    """
+    return {inode for _, inode in _sockets(port)} - {_OF_NOBODY}
+
+
 def _connection_states(port: int) -> set[str]:
-    states: set[str] = set()
+    return {state for state, _ in _sockets(port)}
+
+
+def _sockets(port: int) -> set[tuple[str, str]]:
+    """Return state and inode of each socket whose local port is `port`."""
+    found: set[tuple[str, str]] = set()
     for table in ("tcp", "tcp6"):
         path = Path("/proc/net") / table
         for line in path.read_text().splitlines()[1:] if path.exists() else []:
-            _, local, _, state, *_ = line.split()
+            _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
             if int(local.rsplit(":", 1)[1], 16) == port:
-                states.add(state)
-    return states
+                found.add((state, inode))
+    return found
 
 
 def _family(host: str) -> socket.AddressFamily:

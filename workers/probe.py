@@ -8,11 +8,15 @@ from contextlib import contextmanager
 
 import requests
 
+from shared.domain.health import Vitals
+
 _TIMEOUT_S = 2.0  # a probe tells of the moment; the supervisor asks again
 _OK = 200
 _UNFINISHED = re.compile(
     r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE
 )
+_RUNNING = re.compile(r"^vllm:num_requests_running(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
+_STEPS = re.compile(r"^vllm:iteration_tokens_total_count(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
 
 
 def is_ready(base_url: str, key: str, names: Sequence[str]) -> bool:
@@ -45,6 +49,23 @@ def unfinished_requests(base_url: str) -> float | None:
             return None
     found = _UNFINISHED.findall(text)
     return sum(map(float, found)) if found else None
+
+
+def vitals(base_url: str, timeout_s: float) -> Vitals | None:
+    """Return what the engine says of its requests and steps; None if it does not answer.
+
+    One that answers without these numbers (`--disable-log-stats`) has nothing running, as far as
+    anybody can tell.
+    """
+    with _session() as session:
+        try:
+            text = session.get(f"{base_url}/metrics", timeout=timeout_s).text
+            return Vitals(
+                running=sum(map(float, _RUNNING.findall(text))),
+                steps=sum(map(float, _STEPS.findall(text))),
+            )
+        except (requests.RequestException, ValueError):
+            return None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-_AT_ONCE = 8
+_AT_ONCE = 32  # a frozen engine holds a thread for seconds; threads come as they are needed
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -88,6 +88,14 @@ def identity(pid: int) -> Identity | None:
     return None if started is None else Identity(pid, started)
 
 
+def name_of(pid: int) -> str:
+    """Return the name of a process as `ps` shows it, or `ended`."""
+    try:
+        return (PROC / str(pid) / "comm").read_text(errors="replace").strip()
+    except OSError:
+        return "ended"
+
+
 def members(marks: Marks) -> set[int]:
     """Return the pids of all living processes of an engine, its shim not counted."""
     work = str(marks.work.resolve())  # as the kernel spells it

@@ -100,6 +100,11 @@ class RunDirectory:
         """
         json_file.write(self._json(name), value)
 
+    def remove(self, *names: str) -> None:
+        """Remove these JSON files, where they are."""
+        for name in names:
+            (self.path / f"{name}.json").unlink(missing_ok=True)
+
     def age_of(self, name: str, now: float) -> float | None:
         """Return how many seconds ago `name`.json was written; None if never."""
         try:

@@ -7,12 +7,14 @@ and started again, it goes on from the records, the run directories and the proc
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, time
 
+from shared.domain.backoff import RestartRule, seconds_to_retry
 from shared.domain.instance import RELEASED, Desired, Instance, Status
 from shared.domain.node import HEARTBEAT_S, Gpu, Node, Orphan
 from shared.domain.reconcile import Action, Patience, plan
@@ -63,6 +65,7 @@ class Supervisor:
             start_stall=settings.start_stall_timeout_s,
             drain=settings.drain_timeout_s,
             stop=settings.stop_timeout_s,
+            hang=settings.hang_grace_s,
         )
         self._actions = Actions(
             settings=settings,
@@ -71,6 +74,13 @@ class Supervisor:
             patience=patience,
             expectation=Expectation(store, gpus),
             policy=policy(settings),
+            restarts=RestartRule(
+                backoff=settings.restart_backoff_s,
+                backoff_max=settings.restart_backoff_max_s,
+                reset_after=settings.restart_reset_after_s,
+                max_failed_starts=settings.restart_max_failed_starts,
+                max_per_hour=settings.restart_max_per_hour,
+            ),
         )
         self._beat_at = 0.0
         self._beating = False  # nothing is placed on the node before its records are back
@@ -81,6 +91,8 @@ class Supervisor:
         self._orphans = Orphans(self._engines_dir, store, settings.orphan_grace_s)
         self._engines: dict[str, Engine] = {}
         self._last_actions: dict[str, Action] = {}
+        self._retry_due: set[str] = set()  # at this look
+        self._next_retry_in = math.inf  # seconds
         self._moved = False  # something was done in this look that was not done in the last one
         self._prober = Prober(ring)
 
@@ -122,6 +134,7 @@ class Supervisor:
             records = self._recovery.agree(records)
             self._begin_to_beat()
         self._actions.taken = {r.port for r in records if r.port and r.status not in RELEASED}
+        self._see_whose_retry_is_due(records)
         acted = [self._look_at_safely(record) for record in records]
         self._let_go({record.instance_id for record in records})
         self._scan({record.instance_id for record in records})
@@ -129,7 +142,7 @@ class Supervisor:
             return 0.0  # one step often leads to the next
         if self._recovery.refused or any(acted) or any(_in_transit(r) for r in records):
             return BUSY_PASS_S
-        return QUIET_PASS_S if records else HEARTBEAT_S / 2
+        return min(QUIET_PASS_S, self._next_retry_in) if records else HEARTBEAT_S / 2
 
     def watched_pids(self) -> list[int]:
         """Return the pids whose end is a reason to look at once."""
@@ -163,6 +176,16 @@ class Supervisor:
         self._prober.shutdown(wait=False, cancel_futures=True)
         self._store.retire(self._node.name, self._actions.epoch)
 
+    def _see_whose_retry_is_due(self, records: list[Instance]) -> None:
+        waiting = [record for record in records if record.status is Status.BACKOFF]
+        now = self._store.now() if waiting else 0.0
+        left = {
+            record.instance_id: seconds_to_retry(record.retry_at, now, self._actions.restarts)
+            for record in waiting
+        }
+        self._retry_due = {name for name, seconds in left.items() if seconds == 0.0}
+        self._next_retry_in = min((s for s in left.values() if s > 0.0), default=math.inf)
+
     def _look_at_safely(self, record: Instance) -> bool:
         try:
             return self._look_at(record) is not Action.WAIT
@@ -177,7 +200,8 @@ class Supervisor:
             return Action.WAIT
         engine = self._engine_of(record)
         self._pass_log_on(record, engine, engine.read_log())
-        seen = engine.observe(record)
+        seen = engine.observe(record, self._actions.patience)
+        seen = replace(seen, retry_due=record.instance_id in self._retry_due)
         action = plan(record, seen, monotonic(), self._actions.patience)
         if action not in (Action.WAIT, self._last_actions.get(record.instance_id)):
             log.info("%s: %s (%s, %s)", record.instance_id, action, record.status, seen.remains)

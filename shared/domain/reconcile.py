@@ -28,14 +28,19 @@ class Observation:
 
     remains: Remains
     ready: bool = False  # answers, and lists our model name
+    hung: str = ""  # why it counts as hung; "" if it does not
+    well: bool = False  # makes steps, or has none to make: seen since it was taken for hung
     exit: Exit | None = None  # how the first process ended, once it has
     busy: bool | None = False  # requests run in it; None: not known yet
     idle_asked_at: float | None = None  # when the idle sweep's stop was first seen
     ending_since: float | None = None  # since when its shim clears up
+    leftovers_since: float | None = None  # since when its shim is gone, and not all of it
     stop_begun_at: float | None = None  # when it left the routing tables
     terminated_at: float | None = None  # when SIGTERM was sent
     last_progress_at: float | None = None  # when its log last showed the load going on
     told_to_stop: bool = False  # by a worker, which may have died since
+    told_to_end: bool = False  # so, too, and to be started again
+    retry_due: bool = False  # its back-off is over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,7 @@ class Patience:
     start_stall: float  # without progress, before a start is given up
     drain: float  # for running requests, before SIGTERM
     stop: float  # after SIGTERM, before SIGKILL of the whole tree
+    hang: float = 120.0  # with requests running and no step made, before an engine counts as hung
     use_report: float = 3.0  # for the web tier to say that it is in use after all
     verify: float = 10.0  # after SIGKILL: the kernel may need seconds to free GPU memory
 
@@ -53,16 +59,20 @@ class Action(StrEnum):
     """What to do next about one instance."""
 
     WAIT = "wait"  # nothing now
+    LOOK_AGAIN = "look_again"  # nothing now, but something is about to show
     SPAWN = "spawn"  # begin a start: choose a port, spawn the shim
     ADOPT = "adopt"  # write down what runs already: the record is older than the engine
     MARK_RUNNING = "mark_running"
+    MARK_UNHEALTHY = "mark_unhealthy"  # it hangs: out of the routing tables
     BEGIN_STOP = "begin_stop"  # write `stopping`; requests drain
     TERMINATE = "terminate"  # SIGTERM to the engine, by its shim
     KILL = "kill"  # SIGKILL to all that is left
     MARK_STOPPED = "mark_stopped"
     MARK_STOP_FAILED = "mark_stop_failed"
-    GIVE_UP_START = "give_up_start"  # no progress for too long: end the engine, then `failed`
-    MARK_CRASHED = "mark_crashed"  # `failed` with the cause; back-off belongs here
+    GIVE_UP_START = "give_up_start"  # no progress for too long: end the engine, start it again
+    END_HUNG = "end_hung"  # end the engine, start it again
+    GO_ON_ENDING = "go_on_ending"  # a worker wrote why, and died before it ended the engine
+    MARK_CRASHED = "mark_crashed"  # `backoff`, or `failed`, with the cause
 
 
 def plan(record: Instance | None, seen: Observation, now: float, patience: Patience) -> Action:
@@ -77,11 +87,15 @@ def plan(record: Instance | None, seen: Observation, now: float, patience: Patie
     """
     if record is None:
         return Action.WAIT
-    if record.status is Status.STOPPED:
+    if record.status is Status.STOPPED or _has_failed(record):
         return Action.KILL if seen.remains is Remains.LEFTOVERS else Action.WAIT
     if record.status in _ENDING or record.desired is Desired.STOPPED:
         return _plan_stop(record, seen, now, patience)
     return _plan_run(record, seen, now, patience)
+
+
+def _has_failed(record: Instance) -> bool:
+    return record.status is Status.FAILED and record.desired is Desired.RUNNING
 
 
 _ENDING = frozenset({Status.STOPPING, Status.STOP_FAILED})
@@ -90,7 +104,7 @@ _NOTHING_LEFT = frozenset({Remains.NOT_SPAWNED, Remains.GONE})
 
 def _plan_stop(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
     if record.status is Status.STOP_FAILED:
-        return Action.MARK_STOPPED if seen.remains in _NOTHING_LEFT else Action.WAIT
+        return _plan_stop_failed(record, seen)
     if record.status is not Status.STOPPING:
         by_idle = record.about_to_stop_as_idle
         return _plan_idle_stop(seen, now, patience) if by_idle else Action.BEGIN_STOP
@@ -98,11 +112,18 @@ def _plan_stop(record: Instance, seen: Observation, now: float, patience: Patien
         return Action.MARK_STOPPED
     if seen.terminated_at is None:
         waited = math.inf if seen.stop_begun_at is None else now - seen.stop_begun_at
-        drained = seen.busy is False or waited > patience.drain
+        drained = seen.busy is False or bool(seen.hung) or waited > patience.drain
         return Action.TERMINATE if drained else Action.WAIT
     if now - seen.terminated_at > patience.stop + patience.verify:
         return Action.MARK_STOP_FAILED
     return _wait_for_end(seen.terminated_at, now, patience)
+
+
+def _plan_stop_failed(record: Instance, seen: Observation) -> Action:
+    if seen.remains in _NOTHING_LEFT:  # the kernel or an operator has done it
+        return Action.MARK_STOPPED
+    asked_again = record.generation > record.observed_generation
+    return Action.BEGIN_STOP if asked_again else Action.WAIT
 
 
 def _plan_idle_stop(seen: Observation, now: float, patience: Patience) -> Action:
@@ -114,39 +135,81 @@ def _plan_idle_stop(seen: Observation, now: float, patience: Patience) -> Action
     return Action.BEGIN_STOP if told_by_now else Action.WAIT
 
 
-_AT_REST = frozenset({Status.FAILED, Status.BACKOFF})
 _NOT_STARTED = frozenset({Status.PENDING, Status.STARTING})
+_AT_REST = frozenset({Status.PENDING, Status.BACKOFF})
 
 
 def _plan_run(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
-    if record.status in _AT_REST:  # when to leave BACKOFF is decided here
-        return Action.KILL if seen.remains is Remains.LEFTOVERS else Action.WAIT
     if record.status in _NOT_STARTED and seen.remains is Remains.NOT_SPAWNED:
         return Action.SPAWN
     match seen.remains:
         case Remains.ALIVE:
             return _plan_alive(record, seen, now, patience)
         case Remains.ENDING:
-            since = seen.ending_since or now
-            stuck = now - since > patience.stop + patience.verify
-            return Action.KILL if stuck else Action.WAIT
+            return _plan_ending(record, seen, now, patience)
         case Remains.LEFTOVERS:
-            return Action.KILL
+            return _plan_leftovers(seen, now, patience)
         case Remains.GONE | Remains.NOT_SPAWNED:
-            return Action.BEGIN_STOP if seen.told_to_stop else Action.MARK_CRASHED
+            return _plan_gone(record, seen)
 
 
 def _plan_alive(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
-    if record.status is Status.PENDING:
+    if seen.told_to_stop:
+        return Action.BEGIN_STOP
+    if record.status in _AT_REST:
         return Action.ADOPT
-    if record.status is not Status.STARTING:
-        return Action.WAIT
     if seen.terminated_at is not None:
         return _wait_for_end(seen.terminated_at, now, patience)
+    if seen.told_to_end:
+        return Action.GO_ON_ENDING
+    if record.status is Status.STARTING:
+        return _plan_load(seen, now, patience)
+    return _plan_by_health(record, seen)
+
+
+def _plan_load(seen: Observation, now: float, patience: Patience) -> Action:
     if seen.ready:
         return Action.MARK_RUNNING
     stalled_s = 0.0 if seen.last_progress_at is None else now - seen.last_progress_at
     return Action.GIVE_UP_START if stalled_s > patience.start_stall else Action.WAIT
+
+
+def _plan_by_health(record: Instance, seen: Observation) -> Action:
+    if record.status is Status.RUNNING:
+        return Action.MARK_UNHEALTHY if seen.hung else Action.WAIT
+    if seen.hung:
+        return Action.END_HUNG
+    return Action.MARK_RUNNING if seen.well else Action.WAIT
+
+
+def _plan_ending(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
+    since = now if seen.ending_since is None else seen.ending_since
+    if now - since > patience.stop + patience.verify:  # its shim is stuck
+        return Action.KILL
+    if seen.told_to_stop:
+        return Action.BEGIN_STOP
+    if record.status in _AT_REST:
+        return Action.LOOK_AGAIN if record.status is Status.PENDING else Action.WAIT
+    # The crash is written as soon as it is known how the first process ended: requests go
+    # elsewhere, while the shim clears up what is left of the tree.
+    return Action.LOOK_AGAIN if seen.exit is None else Action.MARK_CRASHED
+
+
+def _plan_leftovers(seen: Observation, now: float, patience: Patience) -> Action:
+    since = now if seen.leftovers_since is None else seen.leftovers_since
+    resists = now - since > patience.stop + patience.verify
+    # What cannot be ended is `stop_failed` in the end: that says so, and keeps the claim.
+    return Action.BEGIN_STOP if resists else Action.KILL
+
+
+def _plan_gone(record: Instance, seen: Observation) -> Action:
+    if seen.told_to_stop:
+        return Action.BEGIN_STOP
+    if record.status is Status.PENDING:  # it lived and died unseen: first that it was started
+        return Action.ADOPT
+    if record.status is Status.BACKOFF:
+        return Action.SPAWN if seen.retry_due else Action.WAIT
+    return Action.MARK_CRASHED
 
 
 def _wait_for_end(terminated_at: float, now: float, patience: Patience) -> Action:

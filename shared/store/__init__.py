@@ -129,7 +129,8 @@ class Store(History, Protocol):
         """Set `desired` to stopped; return the record, or None if there is none.
 
         Harmless to repeat: the first reason stays, except that a user's takes over from the idle
-        sweep's, which may be withdrawn.
+        sweep's, which may be withdrawn. Of one whose stop failed, a user asks once more: its
+        generation goes up.
         """
 
     def apply(self, change: Change) -> bool:
@@ -161,7 +162,8 @@ class Store(History, Protocol):
         """Say that these instances are in use now.
 
         Takes back what the idle sweep has asked of one that still runs: its use was not reported
-        yet. Each web process touches what it uses at least once in USE_REPORT_S.
+        yet. Of one that a user has asked to stop, it only says that it has not drained yet. Each
+        web process touches what it uses at least once in USE_REPORT_S.
         """
 
     def stop_idle(self, *, node: str | None = None) -> list[Instance]:

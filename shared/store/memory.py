@@ -133,7 +133,8 @@ class MemoryStore(MemoryHistory):
             record = self._instances.get(instance_id)
             if record and not record.ended:
                 taken_over = record.stop_by == BY_IDLE and by != BY_IDLE
-                if record.desired is Desired.RUNNING or taken_over:
+                once_more = record.status is Status.STOP_FAILED and by != BY_IDLE
+                if record.desired is Desired.RUNNING or taken_over or once_more:
                     self._ask_to_stop(record, reason, by, who)
             return self._instances.get(instance_id)
 
@@ -183,7 +184,12 @@ class MemoryStore(MemoryHistory):
         with self._lock:
             for instance_id in instance_ids:
                 record = self._instances.get(instance_id)
-                if record is None or record.status is not Status.RUNNING:
+                if record is None or record.status in RELEASED:
+                    continue
+                drains = record.desired is Desired.STOPPED
+                if drains and not record.about_to_stop_as_idle:
+                    self._instances[instance_id] = replace(record, last_active=self._clock())
+                if record.status is not Status.RUNNING:
                     continue
                 if record.desired is Desired.RUNNING:
                     touched = replace(record, last_active=self._clock())

@@ -123,7 +123,8 @@ local held = redis.call('HMGET', key, 'desired', 'status', 'stop_by')
 if not held[1] or held[2] == 'stopped' then return 0 end
 -- What the idle sweep asked may be withdrawn; what a user asks after it may not.
 local taken_over = held[3] == 'idle' and ARGV[3] ~= 'idle'
-if held[1] ~= 'running' and not taken_over then return 0 end
+local once_more = held[2] == 'stop_failed' and ARGV[3] ~= 'idle'
+if held[1] ~= 'running' and not taken_over and not once_more then return 0 end
 ask_to_stop(ARGV[1], now(), ARGV[2], ARGV[3], ARGV[4])
 return 1
 """
@@ -266,6 +267,8 @@ for _, id in ipairs(ARGV) do
       event(id, at, 'user', '', 'desired=running', 'it is in use')
       publish(id)
     end
+  elseif held[2] == 'stopped' and held[1] ~= 'stopped' and held[1] ~= 'failed' then
+    redis.call('HSET', key, 'last_active', number(at))  -- it drains
   end
 end
 """

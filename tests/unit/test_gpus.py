@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pynvml
 import pytest
 
 from shared.domain.node import Gpu
-from workers.gpus import are_released, list_gpus, pids_on
+from workers.gpus import Holder, holders_of, list_gpus, why_in_use, why_not_released
 
 UUIDS = ("GPU-a", "GPU-b")
+DEAD = 2**22 + 1  # above the kernel's largest pid
+UNSAID = 2  # a pid of whose memory the driver does not say how much
 
 
 def failing(code: int) -> Callable[..., object]:
@@ -36,7 +39,8 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
         "nvmlDeviceGetName": lambda _: "NVIDIA H100",
         "nvmlDeviceGetMemoryInfo": lambda _: SimpleNamespace(total=80 * 2**30),
         "nvmlDeviceGetComputeRunningProcesses": lambda handle: [
-            SimpleNamespace(pid=pid) for pid in holders[handle]
+            SimpleNamespace(pid=pid, usedGpuMemory=None if pid == UNSAID else 3 * 2**30)
+            for pid in holders[handle]
         ],
     }
     for name, answer in answers.items():
@@ -65,20 +69,31 @@ def test_a_driver_that_fails_is_not_a_node_without_gpus(monkeypatch: pytest.Monk
 
 
 def test_who_holds_memory_is_asked_of_each_device(nvml: dict[str, list[int]]) -> None:
-    nvml["GPU-a"], nvml["GPU-b"] = [1, 2], [3]
-    assert pids_on(UUIDS) == {1, 2, 3}
-    assert pids_on(("GPU-b",)) == {3}
-    assert pids_on(()) == frozenset()
+    nvml["GPU-a"], nvml["GPU-b"] = [1, UNSAID], [3]
+    assert holders_of(UUIDS) == [
+        Holder("GPU-a", 1, 3 * 1024),
+        Holder("GPU-a", UNSAID, None),
+        Holder("GPU-b", 3, 3 * 1024),
+    ]
+    assert holders_of(("GPU-b",)) == [Holder("GPU-b", 3, 3 * 1024)]
+    assert holders_of(()) == []
 
 
 def test_memory_of_a_dead_process_is_not_free_yet(nvml: dict[str, list[int]]) -> None:
-    nvml["GPU-a"] = [2**22 + 1]  # above the kernel's largest pid
-    assert not are_released(("GPU-a",))
+    nvml["GPU-a"] = [DEAD]
+    assert why_not_released(("GPU-a",)) == f"3072 MiB of GPU-a is held by pid {DEAD} (ended)"
 
 
 def test_a_living_stranger_does_not_hold_up_a_stop(nvml: dict[str, list[int]]) -> None:
     nvml["GPU-a"] = [os.getpid()]
-    assert are_released(("GPU-a",))
+    assert why_not_released(("GPU-a",)) == ""
+
+
+def test_a_stranger_holds_up_a_start_and_is_named(nvml: dict[str, list[int]]) -> None:
+    nvml["GPU-a"] = [os.getpid()]
+    name = Path("/proc/self/comm").read_text().strip()
+    assert why_in_use(UUIDS) == f"3072 MiB of GPU-a is held by pid {os.getpid()} ({name})"
+    assert why_in_use(("GPU-b",)) == ""
 
 
 @pytest.mark.usefixtures("nvml")
@@ -87,4 +102,5 @@ def test_a_driver_that_does_not_say_counts_as_not_released(
 ) -> None:
     failed = failing(pynvml.NVML_ERROR_UNKNOWN)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", failed)
-    assert not are_released(("GPU-a",))
+    assert "GPU-a: the driver does not say who holds them" in why_not_released(("GPU-a",))
+    assert why_in_use(("GPU-a",)) == ""

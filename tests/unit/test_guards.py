@@ -9,10 +9,12 @@ from honcho.environ import parse_procfile
 from shared.settings import ROOT
 
 DOMAIN = [
+    "backoff",
     "cause",
     "engine_env",
     "eta",
     "expiry",
+    "health",
     "instance",
     "key",
     "models",

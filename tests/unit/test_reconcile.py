@@ -8,51 +8,52 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.instance import Desired, Instance, Status, may_become
+from shared.domain.instance import Desired, Exit, Instance, Status, may_become
 from shared.domain.reconcile import Action, Observation, Patience, Remains, plan
 from tests.builders import an_instance
 
 NOW = 1_000.0
 PATIENCE = Patience(start_stall=600.0, drain=30.0, stop=20.0, verify=10.0)
+ENDED = Exit(code=1, signal=None, at=NOW)
 
 NOT_SPAWNED, ALIVE, ENDING = Remains.NOT_SPAWNED, Remains.ALIVE, Remains.ENDING
 LEFTOVERS, GONE = Remains.LEFTOVERS, Remains.GONE
 NOTHING_LEFT = (NOT_SPAWNED, GONE)
 SOMETHING_LEFT = (ALIVE, ENDING, LEFTOVERS)
 
-WAIT, KILL = Action.WAIT, Action.KILL
+WAIT, KILL, LOOK_AGAIN = Action.WAIT, Action.KILL, Action.LOOK_AGAIN
 
 # Wanted: status → what is left → action, where no flag is set.
 WANTED: dict[Status, dict[Remains, Action]] = {
     Status.PENDING: {
         NOT_SPAWNED: Action.SPAWN,
         ALIVE: Action.ADOPT,
-        ENDING: WAIT,
+        ENDING: LOOK_AGAIN,
         LEFTOVERS: KILL,
-        GONE: Action.MARK_CRASHED,
+        GONE: Action.ADOPT,
     },
     Status.STARTING: {
         NOT_SPAWNED: Action.SPAWN,
         ALIVE: WAIT,
-        ENDING: WAIT,
+        ENDING: LOOK_AGAIN,
         LEFTOVERS: KILL,
         GONE: Action.MARK_CRASHED,
     },
     Status.RUNNING: {
         NOT_SPAWNED: Action.MARK_CRASHED,
         ALIVE: WAIT,
-        ENDING: WAIT,
+        ENDING: LOOK_AGAIN,
         LEFTOVERS: KILL,
         GONE: Action.MARK_CRASHED,
     },
     Status.UNHEALTHY: {
         NOT_SPAWNED: Action.MARK_CRASHED,
         ALIVE: WAIT,
-        ENDING: WAIT,
+        ENDING: LOOK_AGAIN,
         LEFTOVERS: KILL,
         GONE: Action.MARK_CRASHED,
     },
-    Status.BACKOFF: dict.fromkeys(Remains, WAIT) | {LEFTOVERS: KILL},
+    Status.BACKOFF: dict.fromkeys(Remains, WAIT) | {ALIVE: Action.ADOPT, LEFTOVERS: KILL},
     Status.FAILED: dict.fromkeys(Remains, WAIT) | {LEFTOVERS: KILL},
     Status.STOP_FAILED: dict.fromkeys(SOMETHING_LEFT, WAIT)
     | dict.fromkeys(NOTHING_LEFT, Action.MARK_STOPPED),
@@ -81,7 +82,8 @@ UNWANTED: dict[Status, dict[Remains, Action]] = {
 
 def planned(status: Status, remains: Remains, **seen: Any) -> Action:
     """Return the plan for a wanted instance in `status` of which `remains` is left."""
-    return plan(an_instance(status=status), Observation(remains=remains, **seen), NOW, PATIENCE)
+    record = an_instance(status=status, observed_generation=1)
+    return plan(record, Observation(remains=remains, **seen), NOW, PATIENCE)
 
 
 @pytest.mark.parametrize(("status", "remains"), list(itertools.product(Status, Remains)))
@@ -91,7 +93,7 @@ def test_a_wanted_instance(status: Status, remains: Remains) -> None:
 
 @pytest.mark.parametrize(("status", "remains"), list(itertools.product(Status, Remains)))
 def test_an_instance_that_is_asked_to_stop(status: Status, remains: Remains) -> None:
-    record = an_instance(status=status, desired=Desired.STOPPED)
+    record = an_instance(status=status, desired=Desired.STOPPED, observed_generation=1)
     assert plan(record, Observation(remains=remains), NOW, PATIENCE) is UNWANTED[status][remains]
 
 
@@ -138,6 +140,82 @@ def test_leftovers_go_before_the_crash_is_written(status: Status) -> None:
     assert planned(status, LEFTOVERS, told_to_stop=True) is KILL
 
 
+@pytest.mark.parametrize("status", [Status.STARTING, Status.RUNNING, Status.UNHEALTHY])
+def test_a_crash_is_written_once_the_exit_status_is_known(status: Status) -> None:
+    assert planned(status, ENDING, exit=ENDED) is Action.MARK_CRASHED
+
+
+@pytest.mark.parametrize("status", [*Status])
+def test_what_resists_for_too_long_is_stopped_so_that_it_is_told(status: Status) -> None:
+    if status in (Status.FAILED, Status.STOPPED, Status.STOPPING, Status.STOP_FAILED):
+        return
+    assert planned(status, LEFTOVERS, leftovers_since=NOW - 30.0) is KILL
+    assert planned(status, LEFTOVERS, leftovers_since=NOW - 30.1) is Action.BEGIN_STOP
+
+
+# back-off
+
+
+@pytest.mark.parametrize("remains", NOTHING_LEFT)
+def test_a_start_comes_when_the_backoff_is_over(remains: Remains) -> None:
+    assert planned(Status.BACKOFF, remains) is WAIT
+    assert planned(Status.BACKOFF, remains, retry_due=True) is Action.SPAWN
+
+
+@pytest.mark.parametrize("remains", [ENDING, LEFTOVERS])
+def test_nothing_is_started_beside_what_is_left(remains: Remains) -> None:
+    assert planned(Status.BACKOFF, remains, retry_due=True) is not Action.SPAWN
+
+
+# hanging
+
+
+def test_a_hung_engine_leaves_the_routing_tables_then_ends() -> None:
+    assert planned(Status.RUNNING, ALIVE, hung="hung") is Action.MARK_UNHEALTHY
+    assert planned(Status.UNHEALTHY, ALIVE, hung="hung") is Action.END_HUNG
+    assert planned(Status.UNHEALTHY, ALIVE, hung="hung", terminated_at=NOW) is WAIT
+
+
+def test_an_engine_that_goes_on_after_all_runs_again() -> None:
+    assert planned(Status.UNHEALTHY, ALIVE, well=True) is Action.MARK_RUNNING
+
+
+def test_an_engine_that_loads_cannot_hang() -> None:
+    assert planned(Status.STARTING, ALIVE, hung="hung") is WAIT
+
+
+def test_a_hung_engine_is_not_waited_for_when_it_is_to_stop() -> None:
+    seen = {"busy": True, "stop_begun_at": NOW, "hung": "hung"}
+    assert planned(Status.STOPPING, ALIVE, **seen) is Action.TERMINATE
+
+
+# what a worker wrote down and did not live to do
+
+
+@pytest.mark.parametrize("status", [Status.STARTING, Status.RUNNING, Status.UNHEALTHY])
+def test_an_end_that_a_dead_worker_began_is_gone_on_with(status: Status) -> None:
+    assert planned(status, ALIVE, told_to_end=True, ready=True) is Action.GO_ON_ENDING
+    assert planned(status, ALIVE, told_to_end=True, terminated_at=NOW) is WAIT
+    assert planned(status, ALIVE, told_to_stop=True) is Action.BEGIN_STOP
+
+
+# a stop that failed
+
+
+def test_a_stop_that_failed_is_tried_again_when_asked() -> None:
+    record = an_instance(
+        status=Status.STOP_FAILED,
+        desired=Desired.STOPPED,
+        generation=3,
+        observed_generation=2,
+    )
+    for remains in SOMETHING_LEFT:
+        seen = Observation(remains=remains)
+        assert plan(record, seen, NOW, PATIENCE) is Action.BEGIN_STOP
+        tried = replace(record, observed_generation=3)
+        assert plan(tried, seen, NOW, PATIENCE) is WAIT
+
+
 # stopping
 
 
@@ -181,6 +259,13 @@ _SEEN = st.builds(
     terminated_at=_TIMES,
     last_progress_at=_TIMES,
     told_to_stop=st.booleans(),
+    told_to_end=st.booleans(),
+    hung=st.sampled_from(["", "hung"]),
+    well=st.booleans(),
+    exit=st.none() | st.just(ENDED),
+    ending_since=_TIMES,
+    leftovers_since=_TIMES,
+    retry_due=st.booleans(),
 )
 _RECORDS = st.builds(an_instance, status=st.sampled_from(Status), desired=st.sampled_from(Desired))
 
@@ -193,7 +278,8 @@ def test_a_plan_is_total_and_the_same_each_time(record: Any, seen: Observation) 
 @given(_RECORDS, _SEEN)
 def test_nothing_is_spawned_where_something_was(record: Any, seen: Observation) -> None:
     if plan(record, seen, NOW, PATIENCE) is Action.SPAWN:
-        assert seen.remains is NOT_SPAWNED
+        again = record.status is Status.BACKOFF and seen.retry_due
+        assert seen.remains is NOT_SPAWNED or (again and seen.remains is GONE)
         assert record.desired is Desired.RUNNING
 
 
@@ -204,9 +290,9 @@ def test_stopped_is_written_only_when_nothing_is_left(record: Any, seen: Observa
 
 
 @given(_RECORDS, _SEEN)
-def test_a_crash_is_written_only_when_nothing_is_left(record: Any, seen: Observation) -> None:
+def test_a_crash_is_written_only_of_what_has_ended(record: Any, seen: Observation) -> None:
     if plan(record, seen, NOW, PATIENCE) is Action.MARK_CRASHED:
-        assert seen.remains in NOTHING_LEFT
+        assert seen.remains in NOTHING_LEFT or (seen.remains is ENDING and seen.exit)
 
 
 @given(_SEEN)
@@ -216,8 +302,8 @@ def test_without_a_record_nothing_is_ever_done(seen: Observation) -> None:
 
 @given(_RECORDS, _SEEN)
 def test_a_healthy_wanted_engine_is_never_ended(record: Any, seen: Observation) -> None:
-    serves = record.serving and seen.remains is ALIVE
-    if serves:
+    told = seen.told_to_stop or seen.told_to_end or seen.terminated_at is not None
+    if record.serving and seen.remains is ALIVE and not told and not seen.hung:
         assert plan(record, seen, NOW, PATIENCE) is WAIT
 
 
@@ -225,10 +311,11 @@ _BECOMES = {
     Action.SPAWN: Status.STARTING,
     Action.ADOPT: Status.STARTING,
     Action.MARK_RUNNING: Status.RUNNING,
+    Action.MARK_UNHEALTHY: Status.UNHEALTHY,
     Action.BEGIN_STOP: Status.STOPPING,
     Action.MARK_STOPPED: Status.STOPPED,
     Action.MARK_STOP_FAILED: Status.STOP_FAILED,
-    Action.MARK_CRASHED: Status.FAILED,
+    Action.MARK_CRASHED: Status.BACKOFF,
 }
 
 
@@ -241,14 +328,15 @@ def test_what_a_plan_writes_is_an_arrow_of_the_diagram(record: Any, seen: Observ
 @given(_RECORDS, _SEEN)
 def test_nothing_is_killed_that_was_not_asked_to_end(record: Any, seen: Observation) -> None:
     if plan(record, seen, NOW, PATIENCE) is KILL:
-        assert seen.remains is LEFTOVERS or seen.terminated_at is not None
+        stuck = seen.remains is ENDING and seen.ending_since is not None
+        assert seen.remains is LEFTOVERS or seen.terminated_at is not None or stuck
 
 
 @given(_RECORDS, _SEEN)
 def test_what_is_asked_to_stop_is_never_helped_to_run(record: Any, seen: Observation) -> None:
     if record.desired is Desired.STOPPED:
         action = plan(record, seen, NOW, PATIENCE)
-        assert action not in {Action.SPAWN, Action.ADOPT, Action.MARK_RUNNING}
+        assert action not in {Action.SPAWN, Action.ADOPT, Action.MARK_RUNNING, Action.MARK_CRASHED}
 
 
 # whole lives

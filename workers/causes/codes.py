@@ -169,6 +169,10 @@ CAUSES: dict[str, Known] = {
         meaning="requests ran and none went on for HANG_GRACE seconds",
         advice="see the log; HANG_GRACE says how long an engine may stand still",
     ),
+    "gpu_in_use": Known(
+        meaning="another process held memory of its GPU before it was started",
+        advice="end the process that the reason names, or keep it off this node's GPUs: nvidia-smi",
+    ),
     "start_stalled": Known(
         meaning="its start did not go on for START_STALL_TIMEOUT seconds",
         advice="see the log; START_STALL_TIMEOUT says how long a start may stand still",

@@ -1,0 +1,121 @@
+"""How an engine is, asked of itself over its own HTTP and of the web tier by its use.
+
+Questions run in the threads of a pool; each method here returns at once, with what is known by now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from time import monotonic
+
+from shared.domain.health import Pulse, Vitals, ask_again_after, felt, why_hung
+from shared.domain.instance import Desired, Instance, Status
+from shared.domain.reconcile import Patience
+from shared.store import USE_REPORT_S
+from workers import probe
+from workers.prober import Prober
+
+_TELLS_WITHIN_S = 0.15  # for web processes, which hear of a stop at once, to say what is under way
+_TOLD_FOR_S = 1.6 * USE_REPORT_S  # a report of use is good for so long: the next may come late
+_SHORTEST_ANSWER_S, _LONGEST_ANSWER_S = 0.5, 10.0
+_PROBED = frozenset({Status.RUNNING, Status.UNHEALTHY})
+
+Launch = Mapping[str, object]
+
+
+class Checkup:
+    """What is known of how one run of an engine is. Not thread-safe."""
+
+    def __init__(self, prober: Prober) -> None:
+        self._prober = prober
+        self._ready: Future[bool] | None = None
+        self._unfinished: Future[float | None] | None = None
+        self._vitals: Future[Vitals | None] | None = None
+        self._pulse = Pulse()
+        self._last_active: float | None = None  # as recorded; the store's clock
+        self._used_at: float | None = None  # when that was seen to change; ours
+
+    def notice_use(self, record: Instance) -> None:
+        """Hear from the record whether the web tier has reported use since the last look."""
+        if record.last_active not in (self._last_active, record.ready_at):
+            self._used_at = monotonic()
+        self._last_active = record.last_active
+
+    def is_ready(self, launch: Launch) -> bool:
+        """Return whether the engine has answered that it serves our model."""
+        if self._ready is None or self._ready.done():
+            answered = self._ready.result() if self._ready else False
+            self._ready = None if answered else self._ask_ready(launch)
+            return answered
+        return False
+
+    def is_busy(self, record: Instance, launch: Launch, stop_begun_at: float | None) -> bool | None:
+        """Return whether requests run in an engine that is to stop; None: not known yet.
+
+        Asked of the engine and of the web tier: it knows requests that the engine has not begun.
+        """
+        if record.desired is Desired.RUNNING and record.status is not Status.STOPPING:
+            self._unfinished = None  # nobody wants to know
+            return False
+        if record.ready_at is None:
+            return False
+        if self._unfinished is None:
+            self._unfinished = self._ask_unfinished(launch)
+        if self._reported_used(stop_begun_at):
+            return True
+        if not self._unfinished.done():
+            return None
+        unfinished = self._unfinished.result()
+        if unfinished:
+            self._unfinished = None  # ask again at the next look
+        if not unfinished and stop_begun_at is not None:
+            return None if monotonic() - stop_begun_at < _TELLS_WITHIN_S else False
+        return bool(unfinished)
+
+    def look(self, record: Instance, launch: Launch, patience: Patience) -> None:
+        """Take the answer of the last question for its vitals, and ask the next when it is time."""
+        if record.status not in _PROBED:
+            return
+        now = monotonic()
+        if self._vitals is not None:
+            if not self._vitals.done():
+                return
+            self._pulse = felt(self._pulse, self._vitals.result(), now)
+            self._vitals = None
+        asked_at = self._pulse.asked_at
+        pause = ask_again_after(self._pulse, patience.hang, in_use=self._in_use(now, patience))
+        if record.status is Status.UNHEALTHY or asked_at is None or now - asked_at >= pause:
+            self._vitals = self._ask_vitals(launch, patience)
+
+    def why_hung(self, patience: Patience) -> str:
+        """Return why it counts as hung, or "" if it does not."""
+        return why_hung(self._pulse, patience.hang)
+
+    @property
+    def well(self) -> bool:
+        """Whether its last answer showed steps, or nothing to make steps for."""
+        return self._pulse.well
+
+    def _reported_used(self, stop_begun_at: float | None) -> bool:
+        if self._used_at is None or stop_begun_at is None:
+            return False
+        return self._used_at >= stop_begun_at and monotonic() - self._used_at < _TOLD_FOR_S
+
+    def _in_use(self, now: float, patience: Patience) -> bool:
+        return self._used_at is not None and now - self._used_at < patience.hang
+
+    def _ask_ready(self, launch: Launch) -> Future[bool]:
+        names = launch["names"]
+        served: Sequence[str] = list(map(str, names)) if isinstance(names, list) else []
+        url, key = str(launch["url"]), str(launch["key"])
+        return self._prober.ask(bool, probe.is_ready, url, key, served)
+
+    def _ask_unfinished(self, launch: Launch) -> Future[float | None]:
+        url = str(launch["url"])
+        return self._prober.ask(lambda left: not left, probe.unfinished_requests, url)
+
+    def _ask_vitals(self, launch: Launch, patience: Patience) -> Future[Vitals | None]:
+        # A saturated engine takes seconds to answer, and silence means something here.
+        timeout_s = min(max(_SHORTEST_ANSWER_S, patience.hang / 12.0), _LONGEST_ANSWER_S)
+        return self._prober.submit(probe.vitals, str(launch["url"]), timeout_s)
