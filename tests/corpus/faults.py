@@ -121,9 +121,7 @@ FAULTS: dict[str, Fault] = {
         code="model_not_found",
         flags=("--enable-lora", '--lora-modules={"name":"a","path":"/no/such/adapter"}'),
     ),
-    "unknown_quantization_of_platform": Fault(
-        code="unsupported_platform", flags=("--quantization=bitsandbytes",)
-    ),
+    "unknown_quantization": Fault(code="bad_value", flags=("--quantization=bitsandbytes",)),
     "fp8_on_a_cpu": Fault(code="unsupported_platform", flags=("--quantization=fp8",)),
     "sleep_mode": Fault(code="unsupported_platform", flags=("--enable-sleep-mode",)),
     # what is wrong with the model

@@ -220,3 +220,38 @@ def test_advice_is_one_line_that_can_be_acted_upon(code: str) -> None:
 
 def test_the_page_of_causes_is_up_to_date() -> None:
     assert (ROOT / "docs/causes.md").read_text() == page()
+
+
+def test_the_code_in_a_traceback_is_no_error() -> None:
+    log = ['  File "x.py", line 1, in f', "    raise RepositoryNotFoundError(", "KeyError: 'a'"]
+    assert cause_of_death(FAILED, log).reason.endswith("KeyError: 'a'")
+
+
+def test_a_wrong_field_is_named() -> None:
+    log = [
+        "pydantic_core._pydantic_core.ValidationError: 1 validation error for CacheConfig",
+        "gpu_memory_utilization",
+        "  Input should be less than or equal to 1 [type=less_than_equal, input_value=1.5]",
+    ]
+    cause = cause_of_death(FAILED, log)
+    assert cause.code == "bad_value"
+    assert cause.reason.endswith(
+        ": gpu_memory_utilization: Input should be less than or equal to 1"
+    )
+
+
+def test_a_core_that_falls_silent_was_killed_whatever_the_exit_status() -> None:
+    log = ["(APIServer pid=1) WARNING 11-23 16:45:38 [c.py:817] engine core exited unexpectedly"]
+    ended = Exit(code=0, signal=None, at=1.0)
+    assert cause_of_death(ended, log, was_ready=True).code == "killed"
+    told = cause_of_death(ended, log, was_ready=True, out_of_memory="the kernel killed it")
+    assert told.code == "host_out_of_memory"
+
+
+def test_a_core_that_says_why_was_not_killed() -> None:
+    log = [
+        "(EngineCore pid=2) ERROR 11-23 16:45:37 [core.py:1520] KeyError: 'block'",
+        "(APIServer pid=1) WARNING 11-23 16:45:38 [c.py:817] engine core exited unexpectedly",
+    ]
+    cause = cause_of_death(Exit(code=0, signal=None, at=1.0), log, was_ready=True)
+    assert (cause.code, cause.reason.endswith("KeyError: 'block'")) == ("unknown", True)

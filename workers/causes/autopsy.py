@@ -13,12 +13,18 @@ from workers.causes.messages import MESSAGES, Message
 
 QUOTE_CHARS = 400  # of a log line in a reason: some list every architecture there is
 
-_PREFIX = re.compile(r"^(?:\([^)]*\) )?(?:(?:ERROR|CRITICAL) \d\d-\d\d [\d:]+ \[[^\]]*\] )?")
+_PREFIX = re.compile(
+    r"^(?:\([^)]*\) )?(?:(?:ERROR|CRITICAL|WARNING) \d\d-\d\d [\d:]+ \[[^\]]*\] )?"
+)
 # A warning may quote the very error that it warns of, and requests are logged with their text.
 _NO_ERROR = re.compile(
     r"^(?:\([^)]*\) )?(?:(?:INFO|DEBUG|WARNING) \d\d-\d\d |(?:INFO|DEBUG|WARNING): |\[[IW]\d{4} )"
     r"|\w*Warning: "
 )
+_CODE = re.compile(r"^ {4}|^  File ")  # of a traceback: it names errors that were not raised
+# pydantic says on a line of its own which field it means
+_FIELD = re.compile(r"^\w+(?:\.\w+)*$")
+_WRONG_FIELD = re.compile(r"^  Input should be ")
 _EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failure)\b: \S|\berror: ")
 _SAYS_NO_MORE = re.compile(
     r"Engine core initialization failed|WorkerProc initialization failed|CancelledError"
@@ -28,6 +34,9 @@ _SAYS_NO_MORE = re.compile(
 _CHILD_ENDED = re.compile(
     r"died unexpectedly \(exit code: -(\d+)\)|Failed core proc\(s\): \{[^}]*: -(\d+)"
 )
+# v1/engine/core_client.py. After this the first process exits with status 0, as if all were well.
+_CORE_GONE = re.compile(r"engine core exited unexpectedly")
+_OF_THE_CORE = re.compile(r"^\((?:EngineCore|(?:Vllm)?Worker)\w*[ )]")
 _BROKE_DOWN = {
     signal.SIGILL: "this processor lacks instructions that this vLLM was built for: set "
     "VLLM_COMMAND to one built for it",
@@ -51,8 +60,8 @@ def cause_of_death(
             callers can have it log other errors.
         out_of_memory: what the kernel says of having killed for want of memory, if it does.
     """
-    said = [_PREFIX.sub("", line) for line in last_log if not _NO_ERROR.search(line)]
-    number, told = _fatal_signal(ended, said)
+    said = _errors(last_log)
+    number, told = _fatal_signal(ended, last_log)
     if out_of_memory and number == signal.SIGKILL:
         return _cause("host_out_of_memory", ended, out_of_memory)
     if not (was_ready and ended.signal):  # a signal from outside is not told by the log
@@ -61,9 +70,8 @@ def cause_of_death(
                 return _cause(message.code, ended, line, message.advice)
     if number is not None:
         return _by_signal(number, ended, told)
-    if ended.code == 0:
-        return _cause("terminated", ended, "")
-    return _cause("unknown", ended, _last_error(said))
+    error = _last_error(said)
+    return _cause("unknown" if error or ended.code else "terminated", ended, error)
 
 
 def known(code: str, reason: str, advice: str = "") -> Cause:
@@ -78,18 +86,35 @@ def known(code: str, reason: str, advice: str = "") -> Cause:
     return Cause(code, reason, advice or what.advice, what.permanent)
 
 
+def _errors(last_log: Sequence[str]) -> list[str]:
+    lines = [_PREFIX.sub("", line) for line in last_log if not _NO_ERROR.search(line)]
+    said = [line for line in lines if not _CODE.search(line)]
+    for number in range(1, len(said)):
+        if _WRONG_FIELD.search(said[number]) and _FIELD.search(said[number - 1]):
+            said[number] = f"  {said[number - 1]}: {said[number].strip()}"
+    return said
+
+
 def _cause(code: str, ended: Exit, told: str, advice: str = "") -> Cause:
     quote = re.sub(r" \[type=.*", "", told).strip()[:QUOTE_CHARS]
     return known(code, f"engine {ended}: {quote}" if quote else f"engine {ended}", advice)
 
 
-def _fatal_signal(ended: Exit, said: Sequence[str]) -> tuple[int | None, str]:
+def _fatal_signal(ended: Exit, last_log: Sequence[str]) -> tuple[int | None, str]:
+    """Return the signal that ended the engine, and the line that tells it of a process of it."""
     if ended.signal is not None:
         return ended.signal, ""
-    for line in said:
+    for line in last_log:
         if match := _CHILD_ENDED.search(line):
-            return int(match[1] or match[2]), line
-    return None, ""
+            return int(match[1] or match[2]), _PREFIX.sub("", line)
+    gone = next((line for line in last_log if _CORE_GONE.search(line)), None)
+    if gone is None or any(_tells_an_error(line) for line in last_log if _OF_THE_CORE.search(line)):
+        return None, ""
+    return signal.SIGKILL, _PREFIX.sub("", gone)  # nothing else silences it
+
+
+def _tells_an_error(line: str) -> bool:
+    return not _NO_ERROR.search(line) and bool(_EXCEPTION.search(_PREFIX.sub("", line)))
 
 
 def _found(message: Message, said: Sequence[str], *, serving_only: bool) -> str:

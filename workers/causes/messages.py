@@ -94,9 +94,21 @@ MESSAGES: tuple[Message, ...] = (
         code="model_not_found",
         pattern=(
             r"Invalid repository ID or local directory specified"
-            r"|Cannot find any model weights with|LoRA .* not found|No adapter found"
+            r"|Cannot find any model weights with"
         ),
         source="vllm/transformers_utils/config.py; vllm/model_executor/model_loader/*.py",
+    ),
+    Message(
+        code="model_not_found",
+        pattern=r"LoRAAdapterNotFoundError|No adapter found",
+        source="vllm/exceptions.py",
+        advice="check the paths in lora_modules: folders of the node, or names on the hub",
+    ),
+    Message(
+        code="model_not_found",
+        pattern=r"Couldn't instantiate the backend tokenizer|Can't load tokenizer",
+        source="transformers 5.19, tokenization_utils_base.py",
+        advice="add the tokenizer's files to the model's folder, or set tokenizer in params",
     ),
     Message(
         code="model_corrupt",
@@ -176,8 +188,11 @@ MESSAGES: tuple[Message, ...] = (
             r"not supported (?:on|in|for) (?:the )?(?:current platform|cpu|CPU|cuda|rocm|xpu)"
             r"|only available on (?:CUDA|ROCm)|No valid .*attention backend found"
             r"|is not supported (?:on|by) (?:CPU|ROCm|XPU)"
+            # an operation that was not built for this device
+            r"|_C::\w+\(\) expected at most 0 argument"
+            r"|Could not run '[^']*' with arguments from the"
         ),
-        source="vllm/platforms/*.py; vllm/config/model.py",
+        source="vllm/platforms/*.py; vllm/config/model.py; torch",
     ),
     Message(
         code="too_few_gpus",
@@ -272,7 +287,7 @@ MESSAGES: tuple[Message, ...] = (
     ),
     Message(
         code="bad_value",
-        pattern=r"^\s+(?:Value error|Assertion failed), |Input should be ",
+        pattern=r"^\s+(?:Value error|Assertion failed), |^\s+\S+: Input should be ",
         source="pydantic, of vllm/config/*.py",
     ),
     Message(
