@@ -56,6 +56,17 @@ class Recovery:
         unplaced = self._directories() - placed - self._settled
         return agreed + [back for name in sorted(unplaced) if (back := self._unplaced(name))]
 
+    def keep_up(self, instance_id: str) -> None:
+        """Keep a record that has just been changed, so that little can be lost of it.
+
+        Raises:
+            StoreUnavailable: what was kept before stays; the next `agree` sees to it.
+        """
+        record = self._store.get(instance_id)
+        kept = self._kept.get(instance_id)
+        if record is not None and (kept is None or record.revision > kept.revision):
+            self._keep(record)
+
     def _agreed(self, record: Instance) -> Instance | None:
         name = record.instance_id
         kept = self._kept.get(name) or manifest.kept(self._run(name))

@@ -210,6 +210,8 @@ class Supervisor:
         if action in _AFTER_THE_END:  # the cause is in its last words
             self._pass_log_on(record, engine, engine.read_log(to_the_end=True))
         self._actions.apply(action, record, engine, seen)
+        if action is not Action.WAIT:
+            self._recovery.keep_up(record.instance_id)
         return action
 
     def _pass_log_on(self, record: Instance, engine: Engine, lines: list[str]) -> None:
