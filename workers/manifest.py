@@ -28,13 +28,14 @@ def keep(run: RunDirectory, record: Instance) -> None:
 
 def kept(run: RunDirectory) -> Instance | None:
     """Return the record as it was kept; None if none was, or it cannot be read."""
-    manifest = run.read("manifest")
-    if manifest is None:
-        return None
     try:
+        manifest = run.read("manifest")
+        if manifest is None:
+            return None
         record = decode_instance(manifest["record"])
         return record if record.status in RELEASED else _as_launched(record, run)
-    except (AttributeError, KeyError, TypeError, ValueError):  # as of a newer version
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+        # Of a newer version, or on a disk that fails: as good as none.
         return None
 
 
