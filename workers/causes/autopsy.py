@@ -66,7 +66,7 @@ def cause_of_death(
         return _cause("host_out_of_memory", ended, out_of_memory)
     if not (was_ready and ended.signal):  # a signal from outside is not told by the log
         for message in MESSAGES:
-            if line := _found(message, said, serving_only=was_ready):
+            if (message.serving or not was_ready) and (line := _told_by(message, said, last_log)):
                 return _cause(message.code, ended, line, message.advice)
     if number is not None:
         return _by_signal(number, ended, told)
@@ -117,8 +117,8 @@ def _tells_an_error(line: str) -> bool:
     return not _NO_ERROR.search(line) and bool(_EXCEPTION.search(_PREFIX.sub("", line)))
 
 
-def _found(message: Message, said: Sequence[str], *, serving_only: bool) -> str:
-    if serving_only and not message.serving:
+def _told_by(message: Message, said: Sequence[str], last_log: Sequence[str]) -> str:
+    if message.place and not any(re.search(message.place, line) for line in last_log):
         return ""
     return next((line for line in said if re.search(message.pattern, line)), "")
 

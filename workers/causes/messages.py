@@ -17,6 +17,7 @@ class Message:
     code: str
     pattern: str  # searched for in each line by itself
     source: str
+    place: str = ""  # searched for in the log too: a function that a traceback is of
     advice: str = ""  # where it can say more than the cause's own
     serving: bool = False  # also told by an engine that was ready, not only by one that starts
 
@@ -109,6 +110,13 @@ MESSAGES: tuple[Message, ...] = (
         pattern=r"Couldn't instantiate the backend tokenizer|Can't load tokenizer",
         source="transformers 5.19, tokenization_utils_base.py",
         advice="add the tokenizer's files to the model's folder, or set tokenizer in params",
+    ),
+    Message(  # a length that is no length: MemoryError where a git-lfs pointer stands for weights
+        code="model_corrupt",
+        pattern=r"^(?:MemoryError|OverflowError|struct\.error|UnicodeDecodeError)",
+        place=r"in parse_safetensors_file_metadata",
+        source="vllm/transformers_utils/utils.py",
+        advice="a .safetensors file of the model is empty or a git-lfs pointer: fetch it whole",
     ),
     Message(
         code="model_corrupt",
