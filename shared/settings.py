@@ -321,6 +321,12 @@ class Settings:
         "IDLE_SWEEP_INTERVAL", _interval, "10",
         unit="seconds", doc="how often beat looks for idle instances",
     )  # fmt: skip
+    idle_hold_s: float = _setting(
+        "IDLE_HOLD", _seconds, "60",
+        unit="seconds",
+        doc="how long idle instances are held back, where more than half of those that run are due "
+        "at once; 0 = not at all",
+    )  # fmt: skip
 
     vllm_command: tuple[str, ...] = _setting(
         "VLLM_COMMAND", _words, lambda: shlex.quote(str(ROOT / ".engines/default/bin/vllm")),

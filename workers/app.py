@@ -23,6 +23,12 @@ app.conf.beat_schedule = {
 
 _store = RedisStore(connect(settings.redis_url))
 _waker = Waker()
-add_tasks(app, node=settings.node_name, store=_store, waker=_waker)
+add_tasks(
+    app,
+    node=settings.node_name,
+    store=_store,
+    waker=_waker,
+    idle_hold_s=settings.idle_hold_s,
+)
 SupervisorStep.thread = SupervisorThread(settings, _store, _waker)
 app.steps["worker"].add(SupervisorStep)

@@ -19,6 +19,7 @@ from time import monotonic, time
 from shared.domain.instance import Exit, Instance, Status
 from shared.domain.reconcile import Observation, Patience, Remains
 from shared.settings import ROOT
+from shared.store import Store
 from workers import gpus, ports, process_tree
 from workers.checkup import Checkup
 from workers.downloads import downloaded, hub_folder
@@ -64,6 +65,7 @@ class Engine:
         self.instance_id = instance_id
         self.loading = Loading()
         self.last_lines: list[str] = []
+        self._unsent: list[str] = []  # read, and not in the store yet
         self._run = run
         self._prober = prober
         self._tail = LogTail(run, self._blotted, self.run)
@@ -162,8 +164,19 @@ class Engine:
             self.last_lines = [*self.last_lines, *lines][-LINES_READ_FOR_CAUSE:]
         return lines
 
-    def log_passed_on(self) -> None:
-        """Remember that the lines read so far need not be read again."""
+    def pass_log_on(self, lines: Sequence[str], store: Store) -> None:
+        """Add lines that were read to the log in the store.
+
+        Raises:
+            StoreUnavailable: they go with the next ones.
+        """
+        self._unsent += lines
+        if self._unsent:
+            store.append_log(self.instance_id, self._tail.number, self._unsent)
+            self._unsent = []
+            self._log_passed_on()
+
+    def _log_passed_on(self) -> None:
         with suppress(OSError):  # a full disk: at worst the next worker passes them on again
             self._tail.remember()
 

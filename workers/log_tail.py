@@ -13,6 +13,7 @@ from workers.run_directory import RunDirectory
 _BYTES_PER_READ = 256 * 1024  # a flood is skipped, not chased
 _LINE_CHARS = 8_192
 _LONGEST_SECRET = 1_024  # one cut in two at a line's end would not be known as one
+_SKIPPED = "[lines skipped: the engine writes faster than its log is kept]"
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -45,19 +46,38 @@ class LogTail:
             self._in_long_line = False
             self._resume = self._shipped()
 
+    @property
+    def number(self) -> int:
+        """The run whose log is read."""
+        return self._number
+
     def read(self) -> list[str]:
         """Return the lines written since the last call, cleaned of control characters."""
+        return self._read() or []
+
+    def read_to_the_end(self) -> list[str]:
+        """Return all that is left, a last line without an end too: nobody writes any more."""
+        lines: list[str] = []
+        while (more := self._read()) is not None:
+            lines += more
+        rest, self._rest = self._rest, b""
+        return [*lines, *self._cleaned([rest])]
+
+    def _read(self) -> list[str] | None:
+        """Return the next lines; None where nothing was written."""
         self._open()
         if self._file is None:
-            return []
-        self._skip_flood(self._file)
+            return None
+        skipped = self._skip_flood(self._file)
         data = self._file.read(_BYTES_PER_READ)
         if not data and self._rotated(self._file):
             # What was written between that read and the rotation is still to come.
             data = self._file.read(_BYTES_PER_READ)
             if not data:
                 self.close()
-                return self.read()
+                return self._read()
+        if not data:
+            return None
         # tqdm redraws its bars with a carriage return; each state is a line to us
         *lines, self._rest = re.split(rb"[\r\n]+", self._rest + data)
         if lines and self._in_long_line:
@@ -69,15 +89,7 @@ class LogTail:
             lines.append(self._rest)
             self._rest = b""
             self._in_long_line = True
-        return self._cleaned(lines)
-
-    def read_to_the_end(self) -> list[str]:
-        """Return all that is left, a last line without an end too: nobody writes any more."""
-        lines: list[str] = []
-        while more := self.read():
-            lines += more
-        rest, self._rest = self._rest, b""
-        return [*lines, *self._cleaned([rest])]
+        return [*([_SKIPPED] if skipped else []), *self._cleaned(lines)]
 
     def remember(self) -> None:
         """Note how far the lines have been passed on."""
@@ -118,12 +130,14 @@ class LogTail:
                 return
         self._resume = (inode, offset)  # no log yet
 
-    def _skip_flood(self, file: BinaryIO) -> None:
+    def _skip_flood(self, file: BinaryIO) -> bool:
         behind = os.fstat(file.fileno()).st_size - file.tell()
-        if behind > 4 * _BYTES_PER_READ:
-            file.seek(-_BYTES_PER_READ, os.SEEK_END)
-            file.readline(_LINE_CHARS)  # half a line could be half a secret
-            self._rest = b"[lines skipped: the engine writes faster than its log is kept]\n"
+        if behind <= 4 * _BYTES_PER_READ:
+            return False
+        file.seek(-_BYTES_PER_READ, os.SEEK_END)
+        self._rest = b""
+        self._in_long_line = True  # begun before: half a line could be half a secret
+        return True
 
     def _rotated(self, file: BinaryIO) -> bool:
         try:

@@ -199,7 +199,7 @@ class Supervisor:
         if record.status is Status.FAILED and record.desired is Desired.RUNNING:
             return Action.WAIT
         engine = self._engine_of(record)
-        self._pass_log_on(record, engine, engine.read_log())
+        engine.pass_log_on(engine.read_log(), self._store)
         seen = engine.observe(record, self._actions.patience)
         seen = replace(seen, retry_due=record.instance_id in self._retry_due)
         action = plan(record, seen, monotonic(), self._actions.patience)
@@ -208,16 +208,11 @@ class Supervisor:
             self._moved = True
         self._last_actions[record.instance_id] = action
         if action in _AFTER_THE_END:  # the cause is in its last words
-            self._pass_log_on(record, engine, engine.read_log(to_the_end=True))
+            engine.pass_log_on(engine.read_log(to_the_end=True), self._store)
         self._actions.apply(action, record, engine, seen)
         if action is not Action.WAIT:
             self._recovery.keep_up(record.instance_id)
         return action
-
-    def _pass_log_on(self, record: Instance, engine: Engine, lines: list[str]) -> None:
-        if lines:
-            self._store.append_log(engine.instance_id, record.run, lines)
-            engine.log_passed_on()
 
     def _heartbeat(self) -> None:
         if self._actions.leaving or monotonic() - self._beat_at < HEARTBEAT_S / 2:
@@ -231,7 +226,8 @@ class Supervisor:
                 self.announce()
                 return
         self._beat_at = monotonic()
-        self._store.stop_idle(node=self._node.name)  # beat's sweep, should there be no beat
+        # Beat's sweep, should there be no beat.
+        self._store.stop_idle(node=self._node.name, hold_s=self._settings.idle_hold_s)
         self._remove_old_directories()
 
     def _begin_to_beat(self) -> None:

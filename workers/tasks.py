@@ -9,8 +9,8 @@ from shared.store import Store
 from workers.waker import Waker
 
 
-def add_tasks(app: Celery, *, node: str, store: Store, waker: Waker) -> None:
-    """Register the tasks of the worker of `node`."""
+def add_tasks(app: Celery, *, node: str, store: Store, waker: Waker, idle_hold_s: float) -> None:
+    """Register the tasks of the worker of `node`; `idle_hold_s` is for `Store.stop_idle`."""
     doorbells = queue.Doorbells(app)
 
     @app.task(name=queue.START_INSTANCE)
@@ -25,10 +25,11 @@ def add_tasks(app: Celery, *, node: str, store: Store, waker: Waker) -> None:
         waker.ring()
         return {"node": node, "instance_id": instance_id}
 
-    @app.task(name=queue.EXPIRE_IDLE)
+    # Its results would be kept for a day, six in a minute, and say nothing that no event says.
+    @app.task(name=queue.EXPIRE_IDLE, ignore_result=True)
     def expire_idle() -> list[str]:
         """Ask all idle instances of the fleet to stop; return their ids."""
-        due = store.stop_idle()
+        due = store.stop_idle(hold_s=idle_hold_s)
         for instance in due:
             doorbells.stop(instance)
         return [instance.instance_id for instance in due]

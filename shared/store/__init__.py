@@ -166,10 +166,12 @@ class Store(History, Protocol):
         web process touches what it uses at least once in USE_REPORT_S.
         """
 
-    def stop_idle(self, *, node: str | None = None) -> list[Instance]:
+    def stop_idle(self, *, node: str | None = None, hold_s: float = 0.0) -> list[Instance]:
         """Set `desired` to stopped for all that are due, of `node` or of all; return those.
 
-        Each is checked again in the step that stops it. Sweeping twice is harmless.
+        Each is checked again in the step that stops it. Sweeping twice is harmless. Where more than
+        half of the fleet's running instances are due at once, each is held back for `hold_s`
+        first, and its events say so: see `domain.expiry.sweep`.
         """
 
     # API keys

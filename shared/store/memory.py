@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Generator
 from dataclasses import replace
 from time import time
 
-from shared.domain.expiry import is_due
+from shared.domain.expiry import sweep
 from shared.domain.instance import BY_IDLE, RELEASED, Desired, Instance, Status, may_precede
 from shared.domain.key import Key, KeyState
 from shared.domain.node import Claim, Node, Orphan
@@ -34,6 +34,7 @@ class MemoryStore(MemoryHistory):
         self._epochs: dict[str, int] = defaultdict(int)
         self._holders: dict[str, str] = {}
         self._beats: dict[str, float] = {}
+        self._idle_held: dict[str, float] = {}
         self._api_keys: dict[str, Key] = {}
         self._listeners: list[queue.SimpleQueue[str]] = []
         self._key_listeners: list[queue.SimpleQueue[str]] = []
@@ -206,18 +207,20 @@ class MemoryStore(MemoryHistory):
                     )
                     self._event(instance_id, "user", "", "desired=running", "it is in use")
 
-    def stop_idle(self, *, node: str | None = None) -> list[Instance]:
+    def stop_idle(self, *, node: str | None = None, hold_s: float = 0.0) -> list[Instance]:
         """Set `desired` to stopped for all that are due, of `node` or of all; return those."""
+        who = node or "beat"
         with self._lock:
-            due = [
-                record
-                for record in self._instances.values()
-                if is_due(record, self._clock()) and node in (None, record.node)
-            ]
-            for record in due:
-                reason = f"idle for {record.timeout} s, its timeout"
-                self._ask_to_stop(record, reason, BY_IDLE, node or "beat")
-            return [self._instances[record.instance_id] for record in due]
+            now = self._clock()
+            due = sweep(list(self._instances.values()), self._idle_held, now, hold_s)
+            self._idle_held = {name: self._idle_held.get(name, now) for name in due.held}
+            for name, why in due.hold.items():
+                self._idle_held[name] = now
+                self._event(name, BY_IDLE, who, Status.RUNNING, why)
+            stopped = [name for name in due.stop if node in (None, self._instances[name].node)]
+            for name in stopped:
+                self._ask_to_stop(self._instances[name], due.stop[name], BY_IDLE, who)
+            return [self._instances[name] for name in stopped]
 
     def api_keys(self) -> list[Key]:
         """Return all keys that were ever made, oldest first."""

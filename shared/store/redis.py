@@ -206,11 +206,10 @@ class RedisStore(RedisHistory):
             self._touch(*instance_ids)
 
     @answering
-    def stop_idle(self, *, node: str | None = None) -> list[Instance]:
+    def stop_idle(self, *, node: str | None = None, hold_s: float = 0.0) -> list[Instance]:
         """Set `desired` to stopped for all that are due, of `node` or of all; return those."""
-        return [
-            record for record in self._read(self._stop_idle(node or "", node or "beat")) if record
-        ]
+        stopped = self._stop_idle(node or "", node or "beat", hold_s)
+        return [record for record in self._read(stopped) if record]
 
     @answering
     def api_keys(self) -> list[Key]:

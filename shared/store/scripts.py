@@ -274,16 +274,43 @@ end
 """
 
 STOP_IDLE = """
--- ARGV: node or '', who
-local at = now()
-local stopped = {}
+-- ARGV: node or '', who, seconds to hold back; see domain.expiry.sweep
+local at, hold = now(), tonumber(ARGV[3])
+local due, is_due = {}, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'expiry', '-inf', number(at))) do
   local held = redis.call('HMGET', instance_key(id), 'status', 'desired', 'node', 'timeout')
   if held[1] ~= 'running' or held[2] ~= 'running' then
     redis.call('ZREM', prefix .. 'expiry', id)
-  elseif ARGV[1] == '' or ARGV[1] == held[3] then
-    ask_to_stop(id, at, 'idle for ' .. held[4] .. ' s, its timeout', 'idle', ARGV[2])
-    table.insert(stopped, id)
+  else
+    table.insert(due, {id = id, node = held[3], why = 'idle for ' .. held[4] .. ' s, its timeout'})
+    is_due[id] = true
+  end
+end
+local running = 0
+if #due > 1 and hold > 0 then
+  for _, id in ipairs(redis.call('ZRANGE', prefix .. 'instances', 0, -1)) do
+    local held = redis.call('HMGET', instance_key(id), 'status', 'desired')
+    if held[1] == 'running' and held[2] == 'running' then running = running + 1 end
+  end
+end
+local suspicious = hold > 0 and #due > 1 and 2 * #due > running
+local held_key = prefix .. 'idle-held'
+for _, id in ipairs(redis.call('HKEYS', held_key)) do
+  if not (suspicious and is_due[id]) then redis.call('HDEL', held_key, id) end
+end
+local share = string.format('; held back for %g s: %d of %d running instances are due at once',
+  hold, #due, running)
+local stopped = {}
+for _, one in ipairs(due) do
+  local since = tonumber(redis.call('HGET', held_key, one.id) or at + 1)
+  if suspicious and since > at then
+    redis.call('HSET', held_key, one.id, number(at))
+    event(one.id, at, 'idle', ARGV[2], 'running', one.why .. share)
+    publish(one.id)
+  elseif (ARGV[1] == '' or ARGV[1] == one.node) and (not suspicious or at - since >= hold) then
+    redis.call('HDEL', held_key, one.id)
+    ask_to_stop(one.id, at, one.why .. (suspicious and share or ''), 'idle', ARGV[2])
+    table.insert(stopped, one.id)
   end
 end
 return stopped

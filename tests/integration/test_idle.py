@@ -126,3 +126,23 @@ def test_two_beats_stop_it_once(own_fleet: LocalFleet) -> None:
     stopped = own_fleet.becomes(record["instance_id"], "stopped", 15)
     assert stopped["generation"] == 2
     assert until(lambda: own_fleet.call("GET", "/instances").json() == {}, 5)
+    with redis.Redis.from_url(own_fleet.redis_url) as client:  # sweeps leave nothing behind
+        results = [client.get(key) for key in client.scan_iter("fleet:celery:celery-task-meta-*")]
+    assert not [text for text in results if b"expire_idle" in (text or b"")]
+
+
+def test_when_all_are_idle_at_once_it_is_said_before_any_is_stopped(own_fleet: LocalFleet) -> None:
+    own_fleet.start_worker("one", IDLE_HOLD="3")
+    own_fleet.start_web()
+    instances = [own_fleet.create(timeout=3)["instance_id"] for _ in range(2)]
+    for name in instances:
+        own_fleet.becomes(name, "stopped", 25)
+    for name in instances:
+        events = own_fleet.call("GET", f"/instances/{name}/events").json()["events"]
+        said = [event for event in events if event["by"] == "idle"]
+        if "held back" in said[0]["reason"]:
+            break
+    else:
+        pytest.fail("nothing was said")
+    assert (said[0]["status"], said[-1]["status"]) == ("running", "desired=stopped")
+    assert said[-1]["at"] - said[0]["at"] >= 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -57,6 +57,9 @@ class Bench:
     def silence(self, node: str, seconds: float) -> None:
         """Make a node look as if it last beat `seconds` ago."""
         raise NotImplementedError
+
+    def let(self, seconds: float) -> None:
+        """Let time pass where it does not pass by itself."""
 
     def created(self, instance_id: str = "i1", **changes: Any) -> str:
         """Record an instance on node `one`; return its id."""
@@ -111,6 +114,10 @@ class MemoryBench(Bench):
     def silence(self, node: str, seconds: float) -> None:
         """Let time pass."""
         del node
+        self.time += seconds
+
+    def let(self, seconds: float) -> None:
+        """Let time pass."""
         self.time += seconds
 
 
@@ -634,6 +641,67 @@ def test_sweeping_twice_stops_once(bench: Bench) -> None:
     bench.age("i1", 61.0)
     bench.store.stop_idle()
     assert (bench.store.stop_idle(), bench.got("i1").generation) == ([], 2)
+
+
+def idle(bench: Bench, *names: str, used: int = 0) -> None:
+    """Have instances run that are due by now, and others that are not."""
+    for name in names:
+        bench.running(name, timeout=60)
+    for number in range(used):
+        bench.running(f"used{number}", timeout=60_000)
+    for name in names:
+        bench.age(name, 61.0)
+
+
+def names(records: Iterable[Instance]) -> list[str]:
+    """Return the ids, sorted."""
+    return sorted(record.instance_id for record in records)
+
+
+def test_half_of_what_runs_is_stopped_without_ado(bench: Bench) -> None:
+    idle(bench, "i1", "i2", used=2)
+    assert names(bench.store.stop_idle(hold_s=60.0)) == ["i1", "i2"]
+
+
+def test_more_than_half_of_what_runs_is_held_back_and_an_event_says_so_once(bench: Bench) -> None:
+    idle(bench, "i1", "i2", used=1)
+    assert [bench.store.stop_idle(hold_s=60.0) for _ in range(3)] == [[], [], []]
+    last, before = bench.store.events("i1")[-1], bench.store.events("i1")[-2]
+    assert (last.by, last.who, last.status, before.by) == ("idle", "beat", "running", "worker")
+    assert last.reason == (
+        "idle for 60 s, its timeout; held back for 60 s: 2 of 3 running instances are due at once"
+    )
+
+
+def test_what_was_held_back_and_is_still_idle_is_stopped_and_it_is_said(bench: Bench) -> None:
+    idle(bench, "i1", "i2")
+    bench.store.stop_idle(hold_s=0.05)
+    until(lambda: False, 0.06)
+    bench.let(0.06)
+    stopped = bench.store.stop_idle(node="one", hold_s=0.05)
+    assert names(stopped) == ["i1", "i2"]
+    assert "2 of 2 running instances are due at once" in stopped[0].stop_reason
+
+
+def test_use_meanwhile_keeps_what_was_held_back(bench: Bench) -> None:
+    idle(bench, "i1", "i2", "i3")
+    bench.store.stop_idle(hold_s=60.0)
+    bench.store.touch(["i1", "i2"])
+    assert names(bench.store.stop_idle(hold_s=60.0)) == ["i3"]
+
+
+def test_a_hold_of_long_ago_is_forgotten(redis_bench: RedisBench) -> None:
+    idle(redis_bench, "i1", "i2")
+    redis_bench.store.stop_idle(hold_s=60.0)
+    redis_bench.store.touch(["i1", "i2"])
+    redis_bench.store.stop_idle(hold_s=60.0)
+    assert redis_bench.client.exists("fleet:idle-held") == 0
+
+
+def test_a_sweep_of_one_node_looks_at_the_whole_fleet(bench: Bench) -> None:
+    idle(bench, "i1", "i2", used=3)
+    bench.store.create(an_instance(instance_id="other", node="two"), 9)
+    assert names(bench.store.stop_idle(node="one", hold_s=60.0)) == ["i1", "i2"]
 
 
 def test_a_touch_does_not_revive_what_is_asked_to_stop(bench: Bench) -> None:

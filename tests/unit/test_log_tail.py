@@ -284,3 +284,24 @@ def test_the_end_has_a_last_line_without_an_end(run: RunDirectory, reader: Reade
     tail = reader()
     write(run, "a\nb\nkilled in the middle of")
     assert tail.read_to_the_end() == ["a", "b", "killed in the middle of"]
+
+
+@pytest.mark.parametrize("between", ["\n" * 600_000, "x" * 600_000 + "\n"])
+def test_nothing_that_shows_no_line_hides_the_last_words(
+    run: RunDirectory, reader: Reader, between: str
+) -> None:
+    tail = reader()
+    write(run, f"a\n{between}b\nlast")
+    assert tail.read_to_the_end()[-2:] == ["b", "last"]
+
+
+def test_a_flood_is_not_gone_on_with_in_the_middle_of_a_line(run: RunDirectory) -> None:
+    tail = LogTail(run, lambda line: line.replace("secret", "*"))
+    write(run, "a\n")
+    tail.read()
+    write(run, "secret" * 400_000 + "\nnext\n")
+    assert read_all(tail)[-1] == "next"
+    write(run, "secret" * 400_000)
+    lines = read_all(tail)
+    assert not [line for line in lines if set(line) - set("*") and not line.startswith("[")]
+    tail.close()
