@@ -17,6 +17,9 @@ from tests.integration.harness import LocalFleet, local_fleet
 
 settings.register_profile("long", max_examples=5000, deadline=None)
 
+_LONGEST_FIRST = ("test_supervision", "test_web_processes", "test_keys", "test_idle")
+"""One of them begun last would keep one process busy and the others waiting."""
+
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,6 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         callspec = getattr(item, "callspec", None)
         way = callspec.params.get("way") if callspec else None
         item.add_marker(pytest.mark.xdist_group(way or item.path.stem))
+    items.sort(key=lambda item: item.path.stem not in _LONGEST_FIRST)
 
 
 @pytest.fixture(scope="session")

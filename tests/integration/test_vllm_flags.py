@@ -17,9 +17,13 @@ from shared.errors import InvalidRequest
 from shared.settings import ROOT
 from tests.engine_flags import PYTHON, Oracle, source
 
-pytestmark = pytest.mark.skipif(
-    not PYTHON.exists(), reason="no engine environment: run `make setup`; the oracle is vLLM itself"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not PYTHON.exists(),
+        reason="no engine environment: run `make setup`; the oracle is vLLM itself",
+    ),
+    pytest.mark.timeout(300),  # importing vLLM, on a machine that runs other tests, too
+]
 
 Line = tuple[str, object]  # a parameter's name as written, and its value
 
