@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
+from time import monotonic
 
 from shared.errors import StoreUnavailable
 from shared.store import USE_REPORT_S, Store
@@ -27,7 +29,8 @@ class Activity:
         self._lock = threading.Lock()
         self._under_way: dict[str, int] = {}
         self._ended: set[str] = set()  # since the last report
-        self._closed = threading.Event()
+        self._woken = threading.Event()
+        self._closed = False
 
     def start(self) -> None:
         """Begin to report, in a thread of its own."""
@@ -35,7 +38,12 @@ class Activity:
 
     def close(self) -> None:
         """Stop reporting."""
-        self._closed.set()
+        self._closed = True
+        self._woken.set()
+
+    def tell_soon(self) -> None:
+        """Have it reported at once what is under way: an instance is to stop, and drains."""
+        self._woken.set()
 
     def begin(self, instance_id: str) -> None:
         """Note that a request to the instance is under way."""
@@ -74,10 +82,19 @@ class Activity:
             raise
 
     def _run(self) -> None:
-        while not self._closed.wait(USE_REPORT_S):
-            try:
-                self.report()
-            except StoreUnavailable as error:
-                log.debug("use not reported: %s", error)
-            except Exception:  # use that is not reported any more would end what is in use
-                log.exception("use not reported; trying again")
+        report_at = monotonic() + USE_REPORT_S
+        while not self._closed:
+            if self._woken.wait(max(0.0, report_at - monotonic())):
+                self._woken.clear()
+                self._safely(lambda: self._store.touch(self.in_flight().keys()))
+            if monotonic() >= report_at:
+                report_at = monotonic() + USE_REPORT_S
+                self._safely(self.report)
+
+    def _safely(self, report: Callable[[], None]) -> None:
+        try:
+            report()
+        except StoreUnavailable as error:
+            log.debug("use not reported: %s", error)
+        except Exception:  # use that is not reported any more would end what is in use
+            log.exception("use not reported; trying again")

@@ -39,10 +39,16 @@ class Standing:
 
 
 class RoutingTable:
-    """Knows which instance is where. Whoever reads it waits for nobody: each read is one dict's."""
+    """Knows which instance is where. Whoever reads it waits for nobody: each read is one dict's.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: to be followed.
+        withdrawn: called, at once, when instances take no more requests.
+    """
+
+    def __init__(self, store: Store, withdrawn: Callable[[], None] = lambda: None) -> None:
         self._store = store
+        self._withdrawn = withdrawn
         self._lookup = Lookup(store)
         self._instances: dict[str, Instance] = {}
         self._serving: dict[str, Instance] = {}  # those of them that take requests
@@ -195,6 +201,7 @@ class RoutingTable:
         """Take records into the table; None is one that the store does not have."""
         lost = []
         with self._changed:
+            before = len(self._serving)
             for name, record in found.items():
                 if record is None:
                     lost += self._lose(name)
@@ -203,6 +210,9 @@ class RoutingTable:
                 else:
                     self._put(record)
             self._changed.notify_all()
+            fewer = len(self._serving) < before
+        if fewer:
+            self._withdrawn()
         if lost:
             more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
             named = ", ".join(sorted(lost)[:_NAMED])

@@ -30,7 +30,8 @@ def _serve() -> Flask:
     log_to_stderr(debug=settings.app_debug, filters=[KeyFilter(), RequestIdFilter()])
     store = RedisStore(connect(settings.redis_url))
     doorbells = Doorbells(celery_app(settings, keep_results=False))
-    table, activity, keys = RoutingTable(store), Activity(store), KeyTable(store)
+    activity, keys = Activity(store), KeyTable(store)
+    table = RoutingTable(store, withdrawn=activity.tell_soon)
     metrics = Metrics(Snapshots(settings.run_dir, os.getppid()), table, activity)
     try:
         application = create_app(

@@ -43,6 +43,7 @@ class LogFile:
         self._in_line = False  # what was written last goes on in the next piece
         self._changed = threading.Condition()
         self._closing = False
+        self._resting = False  # the thread has nothing to write
         self._allowance = float(_BURST_BYTES)  # bytes
         self._allowed_at = monotonic()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -58,6 +59,11 @@ class LogFile:
         self._begun = data[ends:]
         if ends:
             self._put(data[:ends])
+
+    def settle(self, timeout_s: float) -> None:
+        """Wait until all that was written is on the disk, at most `timeout_s`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._resting and not self._waiting, timeout_s)
 
     def close(self) -> None:
         """Bring what waits to the disk, a line without an end too; in seconds, or not at all."""
@@ -107,7 +113,10 @@ class LogFile:
                 if not self._waiting:
                     if self._closing:
                         return None
+                    self._resting = True
+                    self._changed.notify_all()
                     self._changed.wait()
+                    self._resting = False
                 elif self._allowance > 0 or self._closing:
                     lines = b"".join([self._note(), *self._waiting])
                     self._waiting.clear()

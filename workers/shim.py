@@ -34,6 +34,7 @@ _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _PIPE_BYTES = 2**20  # between the engine and us: it goes on while we wait for a processor
 _CHUNK = 2**16
 _CHUNKS_PER_TURN = 32  # then signals get a look, whatever the engine floods
+_LAST_WORDS_S = 0.2  # to be on the disk; a slow one does not hold up the rest
 _LEFTOVER_GRACE_S = 1.0  # for children to follow the first process out by themselves
 _VERIFY_S = 10.0  # after SIGKILL: the kernel may need seconds to free GPU memory
 _NOT_STARTED = 127  # exit status for a command that could not be run, as shells have it
@@ -125,6 +126,9 @@ class Engine:
             if self._kill_at is not None and monotonic() >= self._kill_at:
                 self._kill_at = monotonic() + _VERIFY_S
                 process_tree.kill(self._members, _VERIFY_S)
+        # Whoever reads how it ended reads its last words next.
+        self._copy_output()
+        self._log.settle(_LAST_WORDS_S)
         with contextlib.suppress(OSError):  # a full disk must not keep us from clearing up
             self._run.write("exit", self._exit)
         grace_ends = monotonic() + _LEFTOVER_GRACE_S

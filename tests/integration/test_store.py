@@ -708,7 +708,37 @@ def test_a_touch_does_not_revive_what_is_asked_to_stop(bench: Bench) -> None:
     before = bench.running(timeout=60)
     bench.store.stop("i1", reason="enough", by="user")
     bench.store.touch(["i1"])
-    assert bench.got("i1").last_active == before.last_active
+    after = bench.got("i1")
+    assert (after.desired, after.generation) == (Desired.STOPPED, before.generation + 1)
+
+
+@pytest.mark.parametrize("status", [Status.RUNNING, Status.UNHEALTHY, Status.STOPPING])
+def test_a_touch_says_that_what_is_asked_to_stop_has_not_drained(
+    bench: Bench, status: Status
+) -> None:
+    bench.running(timeout=60)
+    if status is not Status.RUNNING:
+        bench.moved("i1", status)
+    bench.store.stop("i1", reason="enough", by="user")
+    before = bench.got("i1").last_active
+    bench.silence("one", 0.01)
+    bench.store.touch(["i1"])
+    assert (bench.got("i1").last_active or 0.0) > (before or 0.0)
+    assert bench.store.stop_idle() == []
+
+
+def test_a_stop_that_failed_is_asked_for_once_more(bench: Bench) -> None:
+    bench.running()
+    bench.store.stop("i1", reason="enough", by="user")
+    bench.moved("i1", Status.STOPPING)
+    bench.store.stop("i1", reason="enough", by="user")
+    assert bench.got("i1").generation == 2  # while it is being stopped, once is enough
+    bench.moved("i1", Status.STOP_FAILED)
+    bench.store.stop("i1", reason="nobody uses it", by="idle")
+    assert bench.got("i1").generation == 2
+    bench.store.stop("i1", reason="again", by="user")
+    record = bench.got("i1")
+    assert (record.generation, record.observed_generation) == (3, 2)
 
 
 def test_a_sweep_checks_again_what_the_index_lists(redis_bench: RedisBench) -> None:
