@@ -231,6 +231,7 @@ ROWS = (
             Promise(name="running again, beyond back-off and load", at_most=1, unit="s"),
         ),
         run=leader_killed,
+        short=True,
         scaled="RESTART_BACKOFF=1",
     ),
     Row(
@@ -240,6 +241,7 @@ ROWS = (
         promise="noticed; started again",
         figures=(Promise(name="noticed", at_most=10, unit="s"),),
         run=core_killed,
+        short=True,
     ),
     Row(
         number=11,

@@ -67,7 +67,8 @@ def another_engine_on_its_port(ground: Ground, _: int) -> Figures:
                 statuses.add(answer.status_code)
                 wrong += answer.status_code == 200
             os.kill(worker, signal.SIGCONT)
-            ground.becomes(instance_id, "running", within_s=30)
+            seconds_until(lambda: ground.spawns(instance_id) == 2, 30, what="it is started again")
+            ground.becomes(instance_id, "running")
     finally:
         os.kill(worker, signal.SIGCONT)
     assert statuses <= {502, 503}, statuses
