@@ -289,7 +289,7 @@ class Settings:
     )  # fmt: skip
     start_stall_timeout_s: float = _setting(
         "START_STALL_TIMEOUT", _seconds, "600",
-        unit="seconds", doc="without progress in its log, after which a start is given up",
+        unit="seconds", doc="without progress, after which a start is given up",
     )  # fmt: skip
     restart_backoff_s: float = _setting(
         "RESTART_BACKOFF", _interval, "10",

@@ -125,6 +125,7 @@ MESSAGES: tuple[Message, ...] = (
             r"|is not a valid JSON file|Attempted to load weight .* into parameter"
             r"|UnpicklingError|invalid load key|PytorchStreamReader failed"
             r"|weights were not initialized from checkpoint"
+            r"|There is no module or parameter named"
         ),
         source="safetensors; vllm/model_executor/model_loader/*.py; torch/serialization.py",
     ),
