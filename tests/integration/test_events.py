@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
@@ -12,10 +13,26 @@ import pytest
 import requests
 
 from tests.demo.waiting import until
-from tests.integration.harness import LocalFleet
+from tests.integration.harness import LocalFleet, local_fleet
 from tests.integration.sse import Message, messages
 
 SSE = "text/event-stream; charset=utf-8"
+
+
+@pytest.fixture(scope="module")
+def small_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
+    """Give a fleet whose web process takes two followers, with an instance that runs."""
+    with local_fleet(tmp_path_factory.mktemp("followed")) as fleet:
+        fleet.start_worker("one")
+        fleet.start_web(WEB_THREADS="8")
+        fleet.create()
+        yield fleet
+
+
+def the_one(fleet: LocalFleet) -> str:
+    """Return the id of the only instance."""
+    (name,) = fleet.call("GET", "/instances").json()
+    return str(name)
 
 
 def events(fleet: LocalFleet, instance_id: str) -> list[dict[str, Any]]:
@@ -94,12 +111,10 @@ def test_who_comes_again_goes_on_behind_the_last_one_seen(fleet: LocalFleet) -> 
     assert [message.content for message in seen[:-1]] == told[3:]
 
 
-def test_a_store_that_freezes_under_who_follows_loses_them_nothing(own_fleet: LocalFleet) -> None:
-    own_fleet.start_worker("one")
-    own_fleet.start_web()
-    name = own_fleet.create()["instance_id"]
-    redis_pid = own_fleet.redis_pid()
-    with followed(own_fleet, name) as answer, ThreadPoolExecutor() as pool:
+def test_a_store_that_freezes_under_who_follows_loses_them_nothing(small_fleet: LocalFleet) -> None:
+    name = small_fleet.create()["instance_id"]
+    redis_pid = small_fleet.redis_pid()
+    with followed(small_fleet, name) as answer, ThreadPoolExecutor() as pool:
         coming = messages(answer)
         while next(coming).content["status"] != "running":
             pass
@@ -110,48 +125,43 @@ def test_a_store_that_freezes_under_who_follows_loses_them_nothing(own_fleet: Lo
             assert not following.done()
         finally:
             os.kill(redis_pid, signal.SIGCONT)
-        assert until(lambda: own_fleet.delete(name).get("status") == "deleted", 30)
+        assert until(lambda: small_fleet.delete(name).get("status") == "deleted", 30)
         rest = following.result()
     assert [m.content["status"] for m in rest[:-1]] == ["desired=stopped", "stopping", "stopped"]
 
 
-def test_followers_never_hold_all_threads_and_leave_no_trace(own_fleet: LocalFleet) -> None:
-    own_fleet.start_worker("one")
-    own_fleet.start_web(WEB_THREADS="8")
-    name = own_fleet.create()["instance_id"]
-    following = [followed(own_fleet, name) for _ in range(2)]
+def test_asking_for_the_head_of_an_answer_that_goes_on_holds_nothing(
+    small_fleet: LocalFleet,
+) -> None:
+    name = the_one(small_fleet)
+    url = f"/instances/{name}/events?follow=1"
+    assert [small_fleet.call("HEAD", url).status_code for _ in range(5)] == [200] * 5
+
+
+def test_followers_never_hold_all_threads_and_leave_no_trace(small_fleet: LocalFleet) -> None:
+    name = the_one(small_fleet)
+    following = [followed(small_fleet, name) for _ in range(2)]
     assert [answer.status_code for answer in following] == [200, 200]
-    refused = followed(own_fleet, name)
+    refused = followed(small_fleet, name)
     assert refused.status_code == 503
     assert refused.headers["Retry-After"] == "5"
     assert refused.json()["error"]["code"] == "too_many_followers"
-    assert own_fleet.call("GET", "/instances").ok
-    assert own_fleet.call("GET", f"/instances/{name}/events").ok
+    assert small_fleet.call("GET", "/instances").ok
+    assert small_fleet.call("GET", f"/instances/{name}/events").ok
     for answer in following:
         answer.close()
 
     def is_taken() -> bool:
-        with followed(own_fleet, name) as answer:
+        with followed(small_fleet, name) as answer:
             return answer.ok
 
     assert until(is_taken, 20)
 
 
-def test_asking_for_the_head_of_an_answer_that_goes_on_holds_nothing(
-    own_fleet: LocalFleet,
-) -> None:
-    own_fleet.start_worker("one")
-    own_fleet.start_web(WEB_THREADS="4")
-    name = own_fleet.create()["instance_id"]
-    url = f"/instances/{name}/events?follow=1"
-    assert [own_fleet.call("HEAD", url).status_code for _ in range(5)] == [200] * 5
-
-
-def test_a_web_process_that_stops_sends_its_followers_away(own_fleet: LocalFleet) -> None:
-    own_fleet.start_worker("one")
-    web = own_fleet.start_web()
-    name = own_fleet.create()["instance_id"]
-    with followed(own_fleet, name) as answer:
+def test_a_web_process_that_stops_sends_its_followers_away(small_fleet: LocalFleet) -> None:
+    web = small_fleet.start_web()
+    name = the_one(small_fleet)
+    with followed(small_fleet, name) as answer:
         coming = messages(answer)
         next(coming)
         stopped_at = monotonic()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+from typing import Any
 
 import redis
 import requests
@@ -71,3 +74,67 @@ def test_a_flood_slows_nobody_and_is_bounded_on_disk_and_in_redis(fleet: LocalFl
         kept = [client.memory_usage(key) for key in client.scan_iter(f"fleet:log:{name}:*")]
     assert 0 < sum(kept) < 2 * LOG_BYTES  # Redis needs some bytes for each line, too
     assert len(log_of(fleet, name, tail=5000).content) <= LOG_BYTES + LOG_LINES
+
+
+def runs_again(fleet: LocalFleet, before: Any) -> Any:
+    """Return the record once the engine runs in a later run than it did before."""
+
+    def again() -> Any:
+        return fleet.record(before["instance_id"])
+
+    assert until(lambda: again()["run"] > before["run"] and again()["status"] == "running", 30)
+    return again()
+
+
+def test_the_log_of_the_run_that_crashed_outlives_it_and_who_follows_sees_the_next(
+    own_fleet: LocalFleet,
+) -> None:
+    own_fleet.start_worker("one", RESTART_BACKOFF="0.2")
+    own_fleet.start_web()
+    record = own_fleet.create()
+    name = record["instance_id"]
+    assert record["run"] == 1
+    too_early = log_of(own_fleet, name, run="previous")
+    assert (too_early.status_code, "previous run" in too_early.text) == (404, True)
+    with log_of(own_fleet, name, follow=1) as answer:
+        lines = answer.iter_lines(chunk_size=1, decode_unicode=True)
+        os.kill(record["pid"], signal.SIGKILL)
+        again = runs_again(own_fleet, record)
+        assert next(line for line in lines if line == "[run 2]")
+        assert f"pid={again['pid']}" in next(lines)
+    previous = log_of(own_fleet, name, run="previous", tail=5000).text
+    assert log_of(own_fleet, name, run=1, tail=5000).text == previous
+    assert f"pid={record['pid']}" in previous
+    assert f"pid={again['pid']}" not in previous
+    assert f"pid={again['pid']}" in log_of(own_fleet, name).text
+    with log_of(own_fleet, name, run="previous", follow=1, tail=5000) as answer:
+        assert answer.text == previous  # it ends: nothing more can come
+    os.kill(again["pid"], signal.SIGKILL)
+    third = runs_again(own_fleet, again)
+    assert third["run"] == 3
+    forgotten = log_of(own_fleet, name, run=1)
+    assert (forgotten.status_code, "run 2 and run 3" in forgotten.text) == (404, True)
+    events = own_fleet.call("GET", f"/instances/{name}/events").json()["events"]
+    told = [(event["status"], event["run"], event["cause"]) for event in events]
+    assert told == [
+        ("pending", 0, ""),
+        ("starting", 1, ""),
+        ("running", 1, ""),
+        ("backoff", 1, "killed"),
+        ("starting", 2, ""),
+        ("running", 2, ""),
+        ("backoff", 2, "killed"),
+        ("starting", 3, ""),
+        ("running", 3, ""),
+    ]
+    _kept_of_two_runs(own_fleet, name)
+
+
+def _kept_of_two_runs(fleet: LocalFleet, name: str) -> None:
+    files = {path.name for path in (fleet.run_dir("one") / "engines" / name).glob("run-*.log")}
+    with redis.Redis.from_url(fleet.redis_url, decode_responses=True) as client:
+        keys = {key.rpartition(":")[2] for key in client.scan_iter(f"fleet:log:{name}:*")}
+    assert (files - {"run-2.shim.log", "run-3.shim.log"}, keys) == (
+        {"run-2.log", "run-3.log"},
+        {"2", "3"},
+    )
