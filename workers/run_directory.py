@@ -26,7 +26,7 @@ import os
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ class RunDirectory:
     """Paths of one engine's folder, and its small JSON files, each replaced in one step."""
 
     path: Path
+    # name → which file it was, and what it held: an idle engine's are asked for at every look
+    _held: dict[str, tuple[tuple[int, int, int], dict[str, Any] | None]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def log(self, run: int) -> Path:
         """Return where the output of a run goes, newest part."""
@@ -83,11 +87,13 @@ class RunDirectory:
     def read(self, name: str, run: int | None = None) -> dict[str, Any] | None:
         """Return what `name`.json holds; None if it was never written or holds no JSON object.
 
+        Not to be changed: who asks next gets the same, unless the file has been replaced.
+
         Args:
             name: of the file.
             run: where given, None too if the file speaks of another run.
         """
-        found = json_file.read(self._json(name))
+        found = self._holds(name)
         if found is None or run is None:
             return found
         return found if found.get("run", 0) == run else None
@@ -135,6 +141,18 @@ class RunDirectory:
             os.close(descriptor)
         kind, _, _, _, pid = struct.unpack(_FLOCK, answer)
         return None if kind == fcntl.F_UNLCK else int(pid)
+
+    def _holds(self, name: str) -> dict[str, Any] | None:
+        path = self._json(name)
+        try:
+            stat = os.stat(path)  # noqa: PTH116 - half the time
+        except (FileNotFoundError, NotADirectoryError):
+            self._held.pop(name, None)
+            return None
+        which = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if name not in self._held or self._held[name][0] != which:
+            self._held[name] = (which, json_file.read(path))
+        return self._held[name][1]
 
     def _json(self, name: str) -> Path:
         return self.path / f"{name}.json"

@@ -75,6 +75,20 @@ def test_writing_replaces_the_whole_file(run: RunDirectory) -> None:
     assert run.read("state") == {"pid": 2}
 
 
+def test_what_another_process_has_replaced_or_removed_is_seen(run: RunDirectory) -> None:
+    other = RunDirectory(run.path)
+    for port in (9000, 9001, 9002):
+        other.write("launch", {"port": port})
+        assert run.read("launch") == {"port": port}
+    other.remove("launch")
+    assert run.read("launch") is None
+
+
+def test_a_file_that_has_not_changed_is_not_read_again(run: RunDirectory) -> None:
+    run.write("launch", {"port": 9000})
+    assert run.read("launch") is run.read("launch")
+
+
 def test_a_write_that_fails_leaves_the_file_as_it_was(run: RunDirectory) -> None:
     run.write("state", {"pid": 1})
     with pytest.raises(TypeError):
