@@ -26,7 +26,8 @@ ORPHAN_GRACE_S = 4.0
 
 @pytest.fixture(scope="module")
 def module_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
-    with local_fleet(tmp_path_factory.mktemp("fleet"), ORPHAN_GRACE=str(ORPHAN_GRACE_S)) as fleet:
+    env = {"ORPHAN_GRACE": str(ORPHAN_GRACE_S), "RESTART_BACKOFF": "60"}
+    with local_fleet(tmp_path_factory.mktemp("fleet"), **env) as fleet:
         fleet.start_worker("one")
         fleet.start_web()
         yield fleet
@@ -126,13 +127,18 @@ def test_what_a_flushed_redis_has_lost_is_rebuilt(fleet: LocalFleet) -> None:
 
 def test_what_was_lost_while_no_worker_was_there_is_rebuilt_by_the_next(fleet: LocalFleet) -> None:
     before = fleet.create()
-    failed = fleet.create(crash_code=2, crash_after=0)
+    crashed = fleet.call(
+        "POST", "/instances", json={"model_name": "org/tiny", "params": {"crash_after": 0}}
+    ).json()["instance_id"]
+    waits = fleet.becomes(crashed, "backoff")
+    assert kept(fleet, crashed, "backoff")
     worker_of(fleet).end(signal.SIGKILL)
     flush(fleet)
     fleet.start_worker("one")
     assert is_back(fleet, before)
-    again = fleet.record(failed["instance_id"])
-    assert (again["status"], again["cause"]) == (failed["status"], failed["cause"])
+    again = fleet.record(crashed)
+    told = ("cause", "reason", "retry_at", "run", "first_cause", "exit")
+    assert [again[name] for name in told] == [waits[name] for name in told]
     assert answers(fleet, before["instance_id"])
 
 

@@ -19,7 +19,7 @@ import redis
 from shared.domain.eta import STARTS_KEPT, PastStart
 from shared.domain.instance import Desired, Exit, Instance, Status, may_become
 from shared.domain.key import Scope
-from shared.domain.node import Claim, Node
+from shared.domain.node import Claim, Node, Orphan
 from shared.errors import Conflict, StoreUnavailable
 from shared.store import KEEP_ENDED_S, Beat, Change, Store
 from shared.store.history import KEEP_STARTS_S, History
@@ -95,6 +95,10 @@ class Bench:
         """Record an instance and have it run."""
         return self.moved(self.created(instance_id, **changes), *PATHS[Status.RUNNING])
 
+    def lose(self, instance_id: str) -> None:
+        """Have the store lose all it has of an instance."""
+        raise NotImplementedError
+
     def node(self, name: str = "one") -> Node:
         """Return a node that is there."""
         return next(node for node in self.store.nodes() if node.name == name)
@@ -120,6 +124,13 @@ class MemoryBench(Bench):
         """Let time pass."""
         self.time += seconds
 
+    def lose(self, instance_id: str) -> None:
+        """Take it out of every place."""
+        inside = vars(self.store)
+        claims = inside["_claims"]["one"]
+        for place in (inside["_instances"], inside["_events"], claims):
+            place.pop(instance_id, None)
+
 
 class RedisBench(Bench):
     """Redis has its own clock, so what it wrote is moved back."""
@@ -138,6 +149,14 @@ class RedisBench(Bench):
     def silence(self, node: str, seconds: float) -> None:
         """Move the last heartbeat back."""
         self.client.hset(f"fleet:node:{node}", "heartbeat_at", self.store.now() - seconds)
+
+    def lose(self, instance_id: str) -> None:
+        """Take it out of every place."""
+        self.client.delete(f"fleet:instance:{instance_id}", f"fleet:events:{instance_id}")
+        self.client.hdel("fleet:claims:one", instance_id)
+        self.client.srem("fleet:placed:one", instance_id)
+        for index in ("instances", "expiry", "ended"):
+            self.client.zrem(f"fleet:{index}", instance_id)
 
 
 @pytest.fixture(scope="session")
@@ -962,6 +981,99 @@ def test_a_node_that_nobody_announced_cannot_beat(store: Store, epoch: int) -> N
 def test_a_node_that_nobody_announced_cannot_write(bench: Bench) -> None:
     bench.created(node="none")
     assert not bench.store.apply(bench.a_change(epoch=0))
+
+
+# records that come back from their nodes
+
+
+def test_a_lost_record_comes_back_whole_with_its_claim(bench: Bench) -> None:
+    kept = bench.running("i1", gpus=("GPU-0",), timeout=60)
+    bench.lose("i1")
+    assert (bench.store.get("i1"), bench.node().claims) == (None, ())
+    assert bench.store.restore(kept, epoch=bench.epoch, over=None, reason="it was lost")
+    back = bench.got("i1")
+    assert back == replace(kept, last_active=back.last_active, revision=kept.revision + 1)
+    assert bench.node().claims == (Claim(instance_id="i1", gpus=("GPU-0",)),)
+    assert bench.store.placed_on("one") == bench.store.instances() == [back]
+    (event,) = bench.store.events("i1")
+    told = (event.by, event.who, event.status, event.reason)
+    assert told == ("worker", "one", "running", "it was lost")
+
+
+def test_the_idle_clock_of_what_comes_back_begins_anew(bench: Bench) -> None:
+    kept = bench.running(timeout=60)
+    bench.lose("i1")
+    bench.store.restore(kept, epoch=bench.epoch, over=None, reason="")
+    assert bench.store.stop_idle() == []
+    bench.age("i1", 61)
+    assert [record.instance_id for record in bench.store.stop_idle()] == ["i1"]
+
+
+@pytest.mark.parametrize("status", [Status.STOPPED, Status.FAILED])
+def test_what_ended_comes_back_without_a_claim(bench: Bench, status: Status) -> None:
+    ended = bench.moved(bench.created("i1"), *PATHS[status])
+    bench.lose("i1")
+    bench.created("i1")  # as an older copy of the store has it
+    over = bench.got("i1").revision
+    assert bench.store.restore(ended, epoch=bench.epoch, over=over, reason="")
+    assert bench.got("i1").status is status
+    assert bench.node().claims == ()
+    assert bench.store.placed_on("one") == []
+
+
+@pytest.mark.parametrize(
+    ("over", "epoch"), [(None, 0), (7, 0), (0, 1)], ids=["there is one", "another", "fenced"]
+)
+def test_a_record_that_has_moved_on_is_not_written_over(
+    bench: Bench, over: int | None, epoch: int
+) -> None:
+    record = bench.got(bench.created("i1"))
+    kept = replace(record, status=Status.RUNNING)
+    assert not bench.store.restore(kept, epoch=bench.epoch + epoch, over=over, reason="")
+    assert bench.got("i1") == record
+
+
+def test_who_claims_the_same_gpus_is_said(bench: Bench) -> None:
+    kept = bench.running("i1", gpus=("GPU-0",))
+    bench.lose("i1")
+    bench.created("i2", gpus=("GPU-0", "GPU-1"))
+    bench.store.restore(kept, epoch=bench.epoch, over=None, reason="lost")
+    (event,) = bench.store.events("i1")
+    assert event.reason == "lost; its GPUs are claimed by i2 too"
+
+
+def test_each_change_of_status_or_desire_is_a_revision(bench: Bench) -> None:
+    record = bench.running()
+    assert record.revision == len(PATHS[Status.RUNNING])
+    assert bench.moved("i1", Status.RUNNING, stage="").revision == record.revision
+    stopped = bench.store.stop("i1", reason="", by="user")
+    assert stopped
+    assert stopped.revision == record.revision + 1
+
+
+def test_a_node_keeps_its_place_in_a_store_that_has_forgotten_its_epochs(bench: Bench) -> None:
+    known = bench.epoch + 40
+    assert bench.store.heartbeat("one", known) is Beat.BEHIND
+    assert bench.store.announce(a_node(), "worker", last_epoch=known) == known + 1
+    assert bench.store.heartbeat("one", known + 1) is Beat.OK
+    assert bench.store.heartbeat("one", known) is Beat.SUPERSEDED
+
+
+def test_nothing_is_placed_on_a_node_before_its_first_beat(bench: Bench) -> None:
+    epoch = bench.store.announce(a_node(name="two"), "worker", beating=False)
+    assert bench.node("two").lost
+    bench.store.heartbeat("two", epoch)
+    assert not bench.node("two").lost
+
+
+def test_a_node_tells_of_engines_that_nobody_knows(bench: Bench) -> None:
+    orphan = Orphan(instance_id="i9", pids=(7, 8), since=START, reaped_in_s=300.0)
+    bench.store.report_orphans("one", bench.epoch, [orphan])
+    assert bench.node().orphans == (orphan,)
+    bench.store.report_orphans("one", bench.epoch - 1, [])
+    assert bench.node().orphans == (orphan,)
+    bench.store.report_orphans("one", bench.epoch, [])
+    assert bench.node().orphans == ()
 
 
 # notification
