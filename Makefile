@@ -60,10 +60,11 @@ models: engine-environment
 clean: ## remove what was installed and all state; models and engine environments too
 	rm -rf .venv .engines .models .run .bench .faults
 
-.venv/.ready: requirements.txt configs/constraints.txt
+.venv/.ready: requirements.txt configs/constraints.txt web/relay/pump.c
 	@$(PYTHON) -m workers.provision venv .venv
 	@echo 'fleet environment: installing requirements.txt (about half a minute)'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m web.relay.compiled
 	@touch $@
 
 .venv/.ready-for-tests: .venv/.ready tests/requirements.txt

@@ -218,6 +218,11 @@ class Settings:
         "PROXY_IDLE_TIMEOUT", _seconds, "300",
         unit="seconds", doc="silence in the middle of an answer",
     )  # fmt: skip
+    proxy_compiled: bool = _setting(
+        "PROXY_COMPILED", _flag, "true",
+        unit="true/false",
+        doc="pass the tokens of streams on in compiled code, where it could be compiled",
+    )  # fmt: skip
     proxy_max_body: int = _setting(
         "PROXY_MAX_BODY", _whole(0, 2**40), "67108864",
         unit="bytes", doc="longest body of a request to an engine; a longer one is answered 413",

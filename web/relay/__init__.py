@@ -10,6 +10,8 @@ read so far, so that the fast way never has to be complete, only right.
     relay       what all connections of a process share
     caller      one caller's connection: reads heads, chooses the way
     engine      one connection to an engine: where its answer ends
+    pump        long streams, passed on by compiled code where there is some (pump.c)
+    compiled    makes that code, where a C compiler is, and finds it
     pool        connections to engines that wait for their next request
     clock       the time of one event loop
     admission   who may go the fast way, and to which instance

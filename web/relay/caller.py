@@ -94,6 +94,16 @@ class CallerConnection(asyncio.Protocol):
         """Whether it has a request under way with an engine."""
         return self._state in (_RELAYING, _TUNNEL)
 
+    @property
+    def only_reads(self) -> bool:
+        """Whether there is nothing but the answer between it and the engine, all of it taken."""
+        return (
+            not self._unsent
+            and not self._is_full
+            and not self.transport.get_write_buffer_size()
+            and not self.transport.is_closing()
+        )
+
     # what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

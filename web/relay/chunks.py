@@ -14,7 +14,24 @@ _SIZE_LINE = re.compile(_SIZE + rb"\r\n")
 _BEGUN = re.compile(_SIZE + rb"(?:\r(?:\n\r?)?)?")  # and what may be there of the last CRLF, too
 _CRLF = 2
 _MAX_DIGITS = 3
-_USUAL = {b"%x" % size: size for size in range(1, 16**_MAX_DIGITS)}  # as uvicorn writes them
+
+
+def _line_of_whole_chunks() -> tuple[bytes, ...]:
+    """Return, by the length of a piece, the size line it has if it is one whole chunk.
+
+    As uvicorn writes it, that is: in lower case, without zeros in front.
+    """
+    longest = (2**4) ** _MAX_DIGITS - 1
+    line_of = {}
+    for size in range(1, longest + 1):
+        line = b"%x\r\n" % size
+        line_of[len(line) + size + _CRLF] = line
+    none = bytes(2 * longest)  # no piece that is shorter begins with it
+    return tuple(line_of.get(length, none) for length in range(max(line_of) + 1))
+
+
+_LINE_OF = _line_of_whole_chunks()
+_USUAL = len(_LINE_OF)  # pieces shorter than this are looked up there
 
 
 class BadChunks(ValueError):
@@ -30,17 +47,26 @@ class Chunks:
         self._left = 0  # bytes of the chunk under way, and its CRLF, that are still to come
         self._line = b""  # the beginning of a size line that is not complete yet
 
+    @property
+    def between(self) -> bool:
+        """Whether a chunk has ended and nothing of the next one has come."""
+        return not self._left and not self._line
+
     def end_in(self, piece: bytes) -> int:
         """Follow `piece`; return the offset in it at which the body ends, or -1 if it goes on.
 
         Raises:
             BadChunks: says what is wrong, as soon as no further byte could make it right.
         """
-        if not self._left and not self._line:
-            end = piece.find(b"\r\n", 0, _MAX_DIGITS + _CRLF)
-            size = _USUAL.get(piece[:end])
-            if size and len(piece) == end + size + 2 * _CRLF and piece.endswith(b"\r\n"):
-                return -1  # one whole chunk: a token, as it usually comes
+        size = len(piece)
+        if (
+            size < _USUAL
+            and piece.startswith(_LINE_OF[size])
+            and piece.endswith(b"\r\n")
+            and not self._left
+            and not self._line
+        ):
+            return -1  # one whole chunk: a token, as it usually comes
         held = len(self._line)
         data = self._line + piece if held else piece
         self._line = b""

@@ -21,6 +21,7 @@ from web.relay.repeated import Repeated
 if TYPE_CHECKING:
     from web.relay.caller import CallerConnection
     from web.relay.pool import Address, Pool
+    from web.relay.pump import Pump
 
 HELD_BYTES = 256 * 1024
 """Kept for a slow reader before the other side is asked to pause."""
@@ -28,6 +29,7 @@ HELD_BYTES = 256 * 1024
 _MAX_HEAD = 256 * 1024  # bytes before an answer's body, with all interim answers
 _IN_HEAD, _CHUNKED, _COUNTED, _UNTIL_CLOSE, _TUNNEL, _SPENT = range(6)
 _STATE = {Body.CHUNKED: _CHUNKED, Body.COUNTED: _COUNTED, Body.UNTIL_CLOSE: _UNTIL_CLOSE}
+_STREAM_FROM = 3  # pieces; what ends sooner is not worth the pump's system calls
 _MAX_INFORMATIONAL = 199
 _UNAUTHORIZED = 401
 
@@ -36,14 +38,19 @@ class EngineConnection(asyncio.Protocol):
     """Carries one exchange at a time; `caller` is whose it is, None while it waits in the pool."""
 
     __slots__ = (
-        "_chunks", "_clock", "_head", "_interim", "_left", "_memo", "_paused", "_pool", "_state",
-        "address", "answer", "caller", "idle_since", "transport",
+        "_chunks", "_clock", "_head", "_interim", "_left", "_memo", "_paused", "_pool", "_pump",
+        "_slot", "_state", "_whole_pieces", "address", "answer", "caller", "idle_since",
+        "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
 
-    def __init__(self, pool: Pool, address: Address) -> None:
+    def __init__(self, pool: Pool, address: Address, pump: Pump | None = None) -> None:
+        """Connect to `address`; long streams go through `pump`, where there is one."""
         self._pool = pool
+        self._pump = pump
+        self._slot: int | None = None  # in the pump, while the stream is there
+        self._whole_pieces = 0  # of the stream, since it was begun or came back
         self._clock = pool.clock
         self.address = address
         self.caller: CallerConnection | None = None
@@ -82,6 +89,26 @@ class EngineConnection(asyncio.Protocol):
             self._paused = False
             self.transport.resume_reading()
 
+    def has_moved(self) -> None:
+        """Hear that the pump has passed something on."""
+        if self.caller is not None:
+            self.caller.deadline = self._clock.idle_until
+
+    def back_from_pump(self, piece: bytes, sent: int) -> None:
+        """Go on with the stream here.
+
+        Args:
+            piece: what was read last and may need to be judged; empty if the engine's side ended.
+            sent: how much of it the caller was sent, of whole chunks then.
+        """
+        self._slot = None
+        self.transport.resume_reading()
+        if sent and self.caller is not None:
+            self.has_moved()
+            self.caller.transport.write(piece[sent:])
+        elif piece:
+            self.data_received(piece)
+
     def release(self) -> None:
         """Forget the caller: back into the pool if another request may follow, else close."""
         self.caller = None
@@ -96,6 +123,9 @@ class EngineConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once, so that the engine stops working on the request."""
         self.caller = None
+        if self._pump is not None and self._slot is not None:
+            self._pump.leave(self._slot)
+            self._slot = None
         self.transport.abort()
 
     # what asyncio calls
@@ -117,6 +147,9 @@ class EngineConnection(asyncio.Protocol):
                 if end < 0:
                     caller.deadline = self._clock.idle_until
                     caller.transport.write(data)
+                    self._whole_pieces += 1
+                    if self._whole_pieces == _STREAM_FROM and self._pump is not None:
+                        self._enter_pump(self._pump, caller)
                 else:
                     self._end(caller, data, end)
             elif self._state == _IN_HEAD:
@@ -172,6 +205,18 @@ class EngineConnection(asyncio.Protocol):
     def _name(self) -> str:
         return f"engine at {authority(*self.address)}"
 
+    def _enter_pump(self, pump: Pump, caller: CallerConnection) -> None:
+        self._whole_pieces = 0
+        if self._paused or not self._chunks.between or not caller.only_reads:
+            return
+        source, sink = (
+            transport.get_extra_info("socket").fileno()
+            for transport in (self.transport, caller.transport)
+        )
+        self._slot = pump.take(self, source, sink)
+        if self._slot is not None:
+            self.transport.pause_reading()
+
     # the answer
 
     def _receive_head(self, caller: CallerConnection, data: bytes) -> None:
@@ -211,6 +256,7 @@ class EngineConnection(asyncio.Protocol):
         self._state, self._left = _STATE[answer.body], length
         if self._state == _CHUNKED:
             self._chunks = Chunks()
+            self._whole_pieces = 0
         caller.begin_answer(answer, length, b"")
         if body:
             self.data_received(body)

@@ -21,6 +21,7 @@ from web.relay.caller import CallerConnection
 from web.relay.clock import Clock
 from web.relay.engine import EngineConnection
 from web.relay.pool import Pool
+from web.relay.pump import Pump
 from web.relay.request import PlainRequest
 
 TICK_S = 0.25
@@ -89,8 +90,19 @@ class Relay:
         limits: Limits,
         *,
         log_access: LogAccess | None,
+        pump: Pump | None = None,
     ) -> None:
-        """Serve on `loop`; `log_access` is told of each answer that has ended."""
+        """Serve on `loop`.
+
+        Args:
+            loop: of this process.
+            admission: who may pass, and where to.
+            activity: told of what begins and ends.
+            metrics: told of each answer.
+            limits: what callers and engines are held to.
+            log_access: told of each answer that has ended.
+            pump: for long streams; without it they pass through Python.
+        """
         self.loop = loop
         self.admission = admission
         self.activity = activity
@@ -102,6 +114,7 @@ class Relay:
         self.time = perf_counter
         self.clock = Clock(TICK_S, loop.time(), limits.idle_timeout_s)
         self.pool = Pool(self.clock)
+        self._pump = pump
         self.callers: set[CallerConnection] = set()
         self.tunnels: set[CallerConnection] = set()  # those of them that are WebSockets by now
         self.draining = False
@@ -111,6 +124,8 @@ class Relay:
         """Read the clock; end what has lasted too long."""
         now = self.loop.time()
         self.clock.set(now)
+        if self._pump is not None:
+            self._pump.tick()
         for caller in [caller for caller in self.callers if caller.deadline <= now]:
             caller.expire()
         for caller in list(self.tunnels):
@@ -155,7 +170,9 @@ class Relay:
         """
         address = (instance.host, instance.port or 0)
         _, engine = await asyncio.wait_for(
-            self.loop.create_connection(lambda: EngineConnection(self.pool, address), *address),
+            self.loop.create_connection(
+                lambda: EngineConnection(self.pool, address, self._pump), *address
+            ),
             self.limits.connect_timeout_s,
         )
         return engine

@@ -20,6 +20,7 @@ import uvloop
 
 from web.gunicorn_worker import JsonErrorWorker
 from web.relay.loads import Load
+from web.relay.pump import Pump, new_pump
 from web.relay.relay import TICK_S, Limits, Parts, Relay
 from web.relay.request import PlainRequest
 from web.relay.threads import Threads
@@ -83,6 +84,7 @@ class RelayWorker(JsonErrorWorker):
             parts.metrics,
             Limits.of(parts.settings, keep_alive_s=self.cfg.keepalive),
             log_access=self._log_access if self.cfg.accesslog else None,
+            pump=self._new_pump(),
         )
         self._threads = Threads(self._relay, self.tpool, self.cfg.threads, self.handle, self.cfg)
         self._relay.give_to_thread = self._threads.take
@@ -99,6 +101,14 @@ class RelayWorker(JsonErrorWorker):
             self._leave_the_port()
             await self._drain()
         await self._cut()
+
+    def _new_pump(self) -> Pump | None:
+        if not self._parts.settings.proxy_compiled:
+            return None
+        pump = new_pump(self._loop, self._most_connections)
+        if pump is None:
+            self.log.info("streams pass through Python: the relay was not compiled (make setup)")
+        return pump
 
     def _tick(self) -> None:
         self.notify()
@@ -221,10 +231,11 @@ def _act(act: Callable[[], None], _number: int, _frame: object) -> None:
 def _most_connections(wanted: int) -> int:
     """Raise this process's limit of descriptors as far as it needs and may; return what fits.
 
-    A connection that is relayed takes two descriptors.
+    A connection that is relayed takes two descriptors, and one more as a long stream; one more is
+    not necessary, so what fits is counted without it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * wanted + _OWN_DESCRIPTORS
+    needed = 3 * wanted + _OWN_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
