@@ -5,6 +5,7 @@ from gunicorn.workers.base import Worker
 
 from shared.address import authority
 from shared.settings import Settings
+from web.booting import hold_signals_at_forks
 from web.relay.loads import Loads
 from web.reloading import Reloading
 from web.snapshots import Snapshots
@@ -36,6 +37,7 @@ def on_starting(server: Arbiter) -> None:
     """Begin with no counts: a new master is a new start."""
     _metrics(server).clear()
     Reloading.of(server)
+    hold_signals_at_forks(server)
     server.fleet_loads = Loads()
 
 

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from gunicorn.util import http_date
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from web.booting import hear_signals
 from web.errors import error_body
 from web.key_filter import KeyFilter
 from web.request_id import HEADER, request_id
@@ -25,6 +26,11 @@ class JsonErrorWorker(ThreadWorker):  # type: ignore[misc]
         for log in (self.log.error_log, self.log.access_log):
             log.addFilter(KeyFilter())
         super().init_process()
+
+    def init_signals(self) -> None:
+        """Take signals, from now on."""
+        super().init_signals()
+        hear_signals()
 
     def finish_request(self, conn: TConn, fs: Future[object]) -> None:
         """Close what has ended in a thread: a caller that stays makes it last two seconds."""

@@ -8,7 +8,6 @@ that would be minutes without a master.
 from __future__ import annotations
 
 import os
-import signal
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
@@ -24,9 +23,7 @@ class Reloading:
         self._leaving: set[int] = set()  # ages, gunicorn's numbers of processes
         self._hup = server.handle_hup
         self._timeout = server.cfg.graceful_timeout
-        self._manage = server.manage_workers
         server.handle_hup = self._reload
-        server.manage_workers = self._manage_workers
 
     @classmethod
     def of(cls, server: Arbiter) -> Reloading:
@@ -60,10 +57,3 @@ class Reloading:
         self._server.cfg.set("graceful_timeout", self._timeout)
         self._leaving = {w.age for w in self._server.WORKERS.values() if w.age <= newest}
         self._server.num_workers += len(self._leaving)
-
-    def _manage_workers(self) -> None:
-        """Ask those that leave once more, as gunicorn does: a signal to one that boots is lost."""
-        for pid, worker in list(self._server.WORKERS.items()):
-            if worker.age in self._leaving:
-                self._server.kill_worker(pid, signal.SIGTERM)
-        self._manage()

@@ -81,16 +81,20 @@ class LocalFleet:
 
     def start_web(self, *, worker_class: str | None = None, **env: str) -> Process:
         """Start the web tier, by default as configured, and wait until it answers."""
+        web = self.begin_web(worker_class=worker_class, **env)
+        assert until(lambda: self._answers("/healthz"), START_S), web.log.read_text()
+        return web
+
+    def begin_web(self, *, worker_class: str | None = None, **env: str) -> Process:
+        """Start the web tier, by default as configured."""
         port = ports()
         self.base = f"http://localhost:{port}"
         chosen = ["--worker-class", worker_class] if worker_class else []
-        web = self.start(
+        return self.start(
             "web",
             ["gunicorn", "--config", str(self.config), *chosen, "web.wsgi:app"],
             {"APP_PORT": str(port), "WEB_PROCESSES": "1", **env},
         )
-        assert until(lambda: self._answers("/healthz"), START_S), web.log.read_text()
-        return web
 
     def start_worker(self, node: str, **env: str) -> Process:
         """Start a node's worker and wait until its node lives."""

@@ -17,7 +17,7 @@ import requests
 from shared.settings import ROOT
 from tests.demo.fleet import running_fleet
 from tests.demo.waiting import until
-from tests.integration.conformance import Caller, Case, Way
+from tests.integration.conformance import Caller, Case, Way, ways
 from tests.integration.harness import STANDIN, WAIT, local_fleet
 from tests.integration.web_processes import (
     WAYS,
@@ -205,6 +205,30 @@ def test_a_web_tier_that_is_to_end_at_once_waits_for_no_stream(
     assert all(has_ended(pid) for pid in processes)
     for stream in streams:
         assert stream.rest() == b"", stream.way
+
+
+# A web process that stands between its fork and its first own handler of a signal.
+_SLOW_BOOT = """
+exec(open({configuration!r}).read())
+def post_fork(server, worker):
+    import pathlib, time
+    pathlib.Path({folder!r}, str(worker.pid)).touch()
+    time.sleep(2)
+"""
+
+
+@pytest.mark.parametrize("name", ["relay", "view"])
+def test_a_process_that_is_told_to_end_while_it_boots_ends(tmp_path: Path, name: str) -> None:
+    booting = tmp_path / "booting"
+    booting.mkdir()
+    with local_fleet(tmp_path) as fleet:
+        slow = tmp_path / "slow.conf.py"
+        slow.write_text(_SLOW_BOOT.format(configuration=str(fleet.config), folder=str(booting)))
+        fleet.config = slow
+        master = fleet.begin_web(worker_class=ways()[name], WEB_PROCESSES="1")
+        assert until(lambda: any(booting.iterdir()), _BOOT_S)
+        master.popen.send_signal(signal.SIGINT)
+        assert master.popen.wait(10) == 0
 
 
 def test_a_process_that_dies_while_old_ones_drain_is_replaced(

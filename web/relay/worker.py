@@ -18,6 +18,7 @@ from functools import partial
 
 import uvloop
 
+from web.booting import hear_signals
 from web.gunicorn_worker import JsonErrorWorker
 from web.relay.loads import Load
 from web.relay.pump import Pump, new_pump
@@ -53,6 +54,7 @@ class RelayWorker(JsonErrorWorker):
         for number, act in self._on_signals().items():
             signal.signal(number, partial(_act, act))
         signal.signal(signal.SIGWINCH, signal.SIG_IGN)
+        hear_signals()
 
     def _on_signals(self) -> dict[int, Callable[[], None]]:
         return {
