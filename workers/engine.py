@@ -74,6 +74,7 @@ class Engine:
         self._shim: subprocess.Popen[bytes] | None = None
         self._since = _Since(monotonic())
         self._checkup = Checkup(prober)
+        self._seen_alive = False  # at the last look
         self._recorded: Identity | None = None  # the first process, as the record has it
 
     def resume(self, record: Instance, last_lines: list[str]) -> None:
@@ -130,7 +131,7 @@ class Engine:
         since.idle_asked = _since(since.idle_asked, record.about_to_stop_as_idle)
         checkup.notice_use(record)
         remains = self._remains(record)
-        alive = remains is Remains.ALIVE
+        alive = self._seen_alive = remains is Remains.ALIVE
         if alive and record.status is Status.STARTING:
             self._follow_io()
         since.ending = _since(since.ending, remains is Remains.ENDING)
@@ -184,7 +185,9 @@ class Engine:
     def watched_pids(self) -> list[int]:
         """Return the pids whose end is news: the first process and the shim."""
         leader, shim = self.leader, self._run.lock_holder()
-        running = leader.pid if leader and leader.alive else None  # a zombie has no news
+        # A zombie has no news, unless it has ended since the last look at it: told once.
+        news, self._seen_alive = self._seen_alive, False
+        running = leader.pid if leader and (news or leader.alive) else None
         return [pid for pid in (running, shim) if pid is not None]
 
     # what can be done to it

@@ -28,8 +28,11 @@ class Waker:
         for pid in self._pidfds.keys() - wanted:
             self._forget(pid)
         for pid in wanted - self._pidfds.keys():
-            with suppress(ProcessLookupError):  # ended already: the coming look sees it
+            try:
                 self._pidfds[pid] = os.pidfd_open(pid)
+            except ProcessLookupError:  # it has ended already
+                self.ring()
+            else:
                 self._poll.register(self._pidfds[pid], select.POLLIN)
 
     def sleep(self, timeout_s: float) -> None:

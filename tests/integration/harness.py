@@ -213,7 +213,7 @@ def processes_of(folder: Path) -> list[int]:
             continue
         with suppress(OSError):
             process = Path("/proc") / name
-            if "\nState:\tZ" in (process / "status").read_text():
+            if "\nState:\tZ" in (process / "status").read_text(errors="replace"):
                 continue
             told = str(folder).encode() in (process / "cmdline").read_bytes()
             if told or str((process / "cwd").readlink()).startswith(str(folder)):
