@@ -51,7 +51,7 @@ def create_app(
     add_request_ids(app)
     add_gate(app, keys, settings.app_port)
     add_error_handlers(app)
-    followers = Followers(max(1, settings.web_threads // _THREADS_PER_FOLLOWER))
+    followers = Followers(max(1, settings.web_threads // _THREADS_PER_FOLLOWER), keys)
     instances = Instances(settings, store, doorbells, table, policy(settings))
     for noun in (instances, Events(store, followers), Logs(store, followers)):
         app.register_blueprint(noun.blueprint())

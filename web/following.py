@@ -15,10 +15,12 @@ from socket import socket
 from time import monotonic
 from typing import Protocol
 
-from flask import Response, request
+from flask import Response, g, request
 
 from shared.errors import NotFound, StoreUnavailable, TooManyFollowers
+from web.auth import Principal
 from web.caller import caller_socket, is_gone
+from web.keys import KeyTable
 
 LOOK_S = 1.0  # how long one wait for news lasts: then a look at whether the caller is still there
 _SILENCE_S = 15.0  # then a sign of life, for whatever stands between us and the caller
@@ -55,10 +57,12 @@ class Followers:
 
     Args:
         most: at once.
+        keys: who may go on.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, keys: KeyTable) -> None:
         self._most = most
+        self._keys = keys
         self._lock = threading.Lock()
         self._count = 0
         self._closed = threading.Event()
@@ -82,7 +86,7 @@ class Followers:
             self._count += 1
         begun = ExitStack()
         begun.callback(self._end)
-        pieces = self._pieces(followed, caller_socket(request.environ))
+        pieces = self._pieces(followed, g.principal, caller_socket(request.environ))
         response = Response(pieces, content_type=content_type)
         # Not at the end of the pieces: of an answer to HEAD not even the first one is asked for.
         response.call_on_close(begun.close)
@@ -91,13 +95,18 @@ class Followers:
         response.headers["X-Content-Type-Options"] = "nosniff"  # an engine's words are no page
         return response
 
-    def _pieces(self, followed: Followed, caller: socket | None) -> Iterator[bytes]:
+    def _pieces(
+        self, followed: Followed, principal: Principal, caller: socket | None
+    ) -> Iterator[bytes]:
         yield followed.opening()
         said_at = monotonic()
         trouble: _Trouble | None = None
         while not is_gone(caller):
             if self._closed.is_set():
                 yield followed.closing("this web process stops; follow again to go on")
+                return
+            if not self._keys.holds_for(principal):
+                yield followed.closing("this API key was revoked or has expired")
                 return
             piece = b""
             try:

@@ -92,6 +92,13 @@ class KeyTable:
             return None
         return known.principal
 
+    def holds_for(self, principal: Principal) -> bool:
+        """Return whether who was let in once would be let in now; for what goes on and on."""
+        if principal.key_id is None:
+            return self._state is KeysState.OPEN
+        known = self._known.get(principal.key_id, _NOBODY)
+        return monotonic() + self._clock_ahead < known.expires_at
+
     def caller(self, token: bytes | None) -> Principal:
         """Return whose key `token` is.
 

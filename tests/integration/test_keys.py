@@ -22,6 +22,7 @@ from shared.settings import ROOT
 from tests.builders import a_key
 from tests.demo.waiting import until
 from tests.integration.harness import START_S, LocalFleet
+from tests.integration.sse import messages
 from tests.redis_server import running_redis
 
 EFFECTIVE_S = 5.0  # what README.md promises
@@ -310,6 +311,30 @@ def test_an_inference_key_uses_its_own_models_engines_only(own_fleet: LocalFleet
     assert status("/instances", key) == 403
     assert status(f"/instances/{mine}", key, "DELETE") == 403
     own_fleet.http.headers["x-api-key"] = admin  # so that it can be cleared up
+
+
+def test_events_say_whose_key_it_was_and_a_revoked_one_follows_no_more(
+    own_fleet: LocalFleet,
+) -> None:
+    own_fleet.start_worker("one")
+    own_fleet.start_web()
+    keys = CommandLine(REDIS_URL=own_fleet.redis_url)
+    ops, ann = (keys.created(name, "--scope", "admin") for name in ("ops", "ann"))
+    own_fleet.http.headers["x-api-key"] = ops
+    assert until(lambda: own_fleet.call("GET", "/instances").ok, EFFECTIVE_S)
+    body = {"model_name": "org/tiny"}
+    once = {"Idempotency-Key": "k"}
+    first = own_fleet.call("POST", "/instances", json=body, headers=once)
+    others = own_fleet.call("POST", "/instances", json=body, headers={**once, "x-api-key": ann})
+    assert first.headers["Location"] != others.headers["Location"]  # each has keys of its own
+    path = others.headers["Location"]
+    headers = {"x-api-key": ann}
+    with own_fleet.call("GET", f"{path}/events?follow=1", headers=headers, stream=True) as answer:
+        coming = messages(answer)
+        assert next(coming).content["who"] == f"ann (key {id_of(ann)})"
+        assert keys("revoke", id_of(ann)).returncode == 0
+        last = list(coming)[-1]
+    assert (last.kind, "revoked" in last.data) == ("end", True)
 
 
 def test_the_commands_of_the_readme_work(own_fleet: LocalFleet) -> None:
