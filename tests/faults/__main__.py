@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     folder = words.keep or Path(tempfile.mkdtemp(prefix="faults-"))
     try:
         for row, outcomes in run(rows, folder, words.runs, say):
-            results.add(result_of(row, outcomes))
+            results.add(result_of(row, outcomes), more=words.more)
             results.write(KEPT)
             passed = passed and all(outcome.passed for outcome in outcomes)
             if words.report:
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--rows", type=_numbers, default=list(MATRIX), metavar="1-5,9")
     top.add_argument("--runs", type=int, metavar="N", help="of each row; else as many as it says")
     top.add_argument("--report", type=Path, metavar="FILE", help="docs/reliability.md")
+    top.add_argument("--more", action="store_true", help="count these runs on top of those kept")
     top.add_argument("--keep", type=Path, metavar="FOLDER", help="for logs and state")
     top.add_argument("--list", action="store_true", help="say which rows there are")
     return top

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
 from shared.embedded_redis import server_program
 from tests.faults.matrix import MATRIX, PROMISED
@@ -73,10 +74,11 @@ def _figure(promise: Promise, result: Result) -> str:
     unit = f" {promise.unit}" if promise.unit else ""
     measured = result.figures.get(promise.name)
     if promise.at_most < 0:  # a number of things that had to be done
-        return f"{promise.name} {-measured[1]:g}" if measured else f"{promise.name}: none"
-    if measured is None:
+        return f"{promise.name} {-sum(measured):g}" if measured else f"{promise.name}: none"
+    if not measured:
         return f"{promise.name}: not measured"
-    return f"{promise.name} {measured[0]:.3g}, {measured[1]:.3g} (≤ {promise.at_most:g}{unit})"
+    shown = f"{median(measured):.3g}, {max(measured):.3g}"
+    return f"{promise.name} {shown} (≤ {promise.at_most:g}{unit})"
 
 
 def _shortened(why: str) -> str:

@@ -6,9 +6,8 @@ import json
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import Self
 
 from shared.settings import ROOT
@@ -22,7 +21,7 @@ class Result:
     number: int
     runs: int
     passed: int
-    figures: dict[str, tuple[float, float]]  # p50 and max of all runs that measured it
+    figures: dict[str, tuple[float, ...]]  # of each run that measured it
     why: tuple[str, ...]  # what was not as promised
     date: str
     commit: str
@@ -51,9 +50,10 @@ class Results:
         ]
         return cls({result.number: result for result in kept})
 
-    def add(self, result: Result) -> None:
-        """Keep a result instead of the one before."""
-        self.by_number[result.number] = result
+    def add(self, result: Result, *, more: bool) -> None:
+        """Keep a result instead of the one before, or with `more` on top of it."""
+        before = self.by_number.get(result.number) if more else None
+        self.by_number[result.number] = _together(before, result) if before else result
 
     def write(self, path: Path) -> None:
         """Replace what `path` holds."""
@@ -63,11 +63,10 @@ class Results:
 
 def result_of(row: Row, outcomes: Sequence[Outcome]) -> Result:
     """Return what the runs of `row` gave."""
-    figures = {}
-    for promise in row.figures:
-        values = [o.figures[promise.name] for o in outcomes if promise.name in o.figures]
-        if values:
-            figures[promise.name] = (median(values), max(values))
+    figures = {
+        promise.name: tuple(o.figures[promise.name] for o in outcomes if promise.name in o.figures)
+        for promise in row.figures
+    }
     return Result(
         number=row.number,
         runs=len(outcomes),
@@ -76,6 +75,18 @@ def result_of(row: Row, outcomes: Sequence[Outcome]) -> Result:
         why=tuple(dict.fromkeys(o.why for o in outcomes if o.why)),
         date=time.strftime("%Y-%m-%d"),
         commit=_commit(),
+    )
+
+
+def _together(before: Result, after: Result) -> Result:
+    return replace(
+        after,
+        runs=before.runs + after.runs,
+        passed=before.passed + after.passed,
+        figures={
+            name: (*before.figures.get(name, ()), *values) for name, values in after.figures.items()
+        },
+        why=tuple(dict.fromkeys(before.why + after.why)),
     )
 
 
