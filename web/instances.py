@@ -20,6 +20,7 @@ from shared.settings import Settings
 from shared.store import Once, Store
 from web import schemas
 from web.caller import caller_socket, is_gone
+from web.forgetting import forget
 from web.idempotency import HEADER, REPLAYED, made_before, once_of
 from web.routing import RoutingTable
 from web.schemas import CreateRequest
@@ -89,13 +90,19 @@ class Instances:
         return self._shown(self._known(instance_id))
 
     def delete(self, instance_id: str) -> tuple[Response, int]:
-        """Ask the instance to stop; say `deleted` once it is verified gone."""
+        """Ask the instance to stop; say `deleted` once it is verified gone.
+
+        With ?force=1 one whose node is lost is forgotten: nothing of it can be verified.
+        """
         wait_s = schemas.wait_seconds(request.args.get("wait"))
+        force = schemas.flag("force", request.args.get("force"))
         instance = self._store.stop(
             instance_id, reason="deleted by request", by="user", who=str(g.principal)
         )
         if instance is None:
             raise NotFound(f"no instance {instance_id}")
+        if force and not instance.ended:
+            instance = forget(self._store, instance)
         if not instance.ended:
             self._doorbells.stop(instance)
             instance = self._wait(instance_id, _is_converged, wait_s)

@@ -29,6 +29,7 @@ class Node:
     heartbeat_age_s: float | None = None  # computed at reading; None if it never beat
     claims: tuple[Claim, ...] = ()
     orphans: tuple[Orphan, ...] = ()
+    epoch: int = 0  # how often it was announced: only the last to do so writes its records
 
     @property
     def lost(self) -> bool:

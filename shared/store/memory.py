@@ -270,6 +270,7 @@ class MemoryStore(MemoryHistory):
         return replace(
             self._nodes[name],
             heartbeat_age_s=None if beat is None else max(0.0, self._clock() - beat),
+            epoch=self._epochs[name],
             claims=tuple(claim for _, claim in sorted(self._claims[name].items())),
         )
 

@@ -300,6 +300,7 @@ def _node(name: str, stored: dict[str, str], claims: dict[str, str], now: float)
         gpus=decode_gpus(stored["gpus"]),
         heartbeat_age_s=None if beat is None else max(0.0, now - float(beat)),
         orphans=decode_orphans(stored.get("orphans", "[]")),
+        epoch=int(stored.get("epoch", 0)),
         claims=tuple(
             Claim(instance_id=instance_id, gpus=tuple(json.loads(gpus)))
             for instance_id, gpus in sorted(claims.items())

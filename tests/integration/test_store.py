@@ -949,6 +949,11 @@ def test_a_retired_node_is_lost_at_once_and_keeps_its_claims(bench: Bench) -> No
     assert (bench.node().lost, len(bench.node().claims)) == (True, 1)
 
 
+def test_a_node_tells_how_often_it_was_announced(bench: Bench) -> None:
+    assert bench.node().epoch == bench.epoch
+    assert bench.store.announce(a_node(name="one"), "worker") == bench.node().epoch
+
+
 def test_a_retired_node_comes_back_by_announcing_itself(bench: Bench) -> None:
     bench.store.retire("one", bench.epoch)
     bench.store.announce(a_node(name="one"), "worker")

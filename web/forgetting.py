@@ -1,0 +1,43 @@
+"""Forgetting an instance whose node is gone for good, because a person says so."""
+
+from __future__ import annotations
+
+from shared.domain.instance import Instance, Status
+from shared.errors import Conflict
+from shared.store import Change, Store
+
+
+def forget(store: Store, instance: Instance) -> Instance:
+    """Return the instance, stopped in the name of its lost node; its place is free.
+
+    Nobody can verify that it is gone: should the node return, its worker sees that the record has
+    ended and ends what still runs. A worker that announces the node in between is heard instead.
+
+    Raises:
+        Conflict: the node lives, or has just come back, or was never announced.
+        StoreUnavailable: to be tried again.
+    """
+    node = next((node for node in store.nodes() if node.name == instance.node), None)
+    if node is None or not node.lost:
+        known = "has a living worker" if node else "is not known"
+        raise Conflict(
+            f"node {instance.node} {known}, so {instance.instance_id} cannot be forgotten; "
+            "delete it without force"
+        )
+    reason = f"forgotten while node {node.name} was lost; its processes may still run there"
+    for status in (Status.STOPPING, Status.STOPPED):
+        now = store.get(instance.instance_id)
+        if now is None or now.status is Status.STOPPED:
+            break
+        change = Change(
+            instance_id=now.instance_id,
+            node=now.node,
+            epoch=node.epoch,  # refused once a worker has announced the node again
+            generation=now.generation,
+            status=status,
+            fields={"reason": reason, "stage": "", "progress": None, "port": None, "pid": None},
+            by="user",
+        )
+        if not store.apply(change):
+            raise Conflict(f"instance {now.instance_id} has just changed; look at it again")
+    return store.get(instance.instance_id) or instance
