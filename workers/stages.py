@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 STAGES = ("launch", "configure", "initialize", "download", "weights", "compile", "warm-up", "ready")
 """Load stages in their usual order; some are skipped, and a later one never goes back."""
 
-_BAR = r"[^%]*: +(?P<percent>\d+)%"
+_LINE_CHARS = 300  # looked at: callers may have an engine log what takes a pattern long
+_BAR = r"[^%:]{0,80}: {1,9}(?P<percent>\d+)%"
 # tqdm's own bar has a picture in the middle, vLLM's for weights says Completed
-_COUNT = r"(?: Completed \||\|[^|]*\|) (?P<count>[\d.]+[kKMGT]?i?B?/[\d.]+[kKMGT]?i?B?)"
+_COUNT = r"(?: Completed \||\|[^|]{0,200}\|) (?P<count>[\d.]+[kKMGT]?i?B?/[\d.]+[kKMGT]?i?B?)"
 _WARM_UPS = (
     r"Capturing CUDA graphs?|DeepGEMM warmup|JIT kernel warmup \([^)]*\)|Compiling CuTeDSL kernels"
     r"|Pre-compiling fp8 BMM kernel"
@@ -28,7 +29,7 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("download", rf"(?:Fetching \d+ files|\.safetensors|\.bin|\.gguf){_BAR}(?:{_COUNT})?"),
         ("download", r"Time spent downloading weights"),
         # model_executor/model_loader/weight_utils.py
-        ("weights", rf"[Ll]oading [\w -]*(?:shards|loader|[Ss]treamer){_BAR}(?:{_COUNT})?"),
+        ("weights", rf"[Ll]oading [\w -]{{0,40}}(?:shards|loader|[Ss]treamer){_BAR}(?:{_COUNT})?"),
         ("weights", r"Loading weights took|Model loading took|Prefetching checkpoint files"),
         # compilation/*.py
         (
@@ -85,7 +86,9 @@ def progressed(before: Load, after: Load) -> bool:
 def follow(load: Load, lines: Iterable[str]) -> Load:
     """Return how far the load is after `lines`."""
     for line in lines:
-        found = _stage_of(line)
+        if load.stage == STAGES[-1]:  # nothing comes after: what it says now is of no interest
+            return load
+        found = _stage_of(line[:_LINE_CHARS])
         if found is None or STAGES.index(found.stage) < STAGES.index(load.stage):
             continue
         if found.stage != load.stage:

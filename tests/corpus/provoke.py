@@ -45,7 +45,7 @@ def provoke(fault: Fault) -> Death:
             "PATH": f"{VLLM.parent}:{os.defpath}",
             "HOME": folder,
             "HF_HUB_OFFLINE": "1",
-            **{k: v for k, v in dotenv_values(ROOT / "configs/engine.env").items() if v},
+            **dotenv_values(ROOT / "configs/engine.env"),
             **fault.env,
         }
         limited = [*fault.limits, *command]
@@ -53,7 +53,7 @@ def provoke(fault: Fault) -> Death:
         if fault.memory_mib is not None:
             group = entered.enter_context(limited_memory(fault.memory_mib))
             limited = group.entered_by(limited)
-        ended, lines = _run(limited, env, Path(folder), fault)
+        ended, lines = _run(limited, {k: v for k, v in env.items() if v}, Path(folder), fault)
         return Death(
             vllm=version(),
             command=_neutral(shlex.join([*fault.limits, *command]), folder),

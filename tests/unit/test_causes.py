@@ -1,6 +1,7 @@
 """Why an engine ended, from its exit and its last log lines."""
 
 import re
+from time import monotonic
 
 import pytest
 
@@ -10,6 +11,7 @@ from workers.causes import cause_of_death, known
 from workers.causes.__main__ import page
 from workers.causes.codes import CAUSES
 from workers.causes.messages import MESSAGES
+from workers.stages import Load, follow
 
 FAILED = Exit(code=1, signal=None, at=1.0)
 MISUSED = Exit(code=2, signal=None, at=1.0)
@@ -255,3 +257,13 @@ def test_a_core_that_says_why_was_not_killed() -> None:
     ]
     cause = cause_of_death(Exit(code=0, signal=None, at=1.0), log, was_ready=True)
     assert (cause.code, cause.reason.endswith("KeyError: 'block'")) == ("unknown", True)
+
+
+@pytest.mark.parametrize(
+    "line", ["loading " * 1000, "Error: " * 1000, "ERROR 11-23 16:25:55 [x.py:1] " + "a" * 8000]
+)
+def test_whatever_callers_have_an_engine_log_is_judged_soon(line: str) -> None:
+    began = monotonic()
+    cause_of_death(FAILED, [line] * 1000)
+    follow(Load(), [line] * 1000)
+    assert monotonic() - began < 10  # on a busy machine; quadratic patterns took minutes

@@ -11,6 +11,7 @@ from shared.domain.instance import Exit
 from workers.causes.codes import CAUSES
 from workers.causes.messages import MESSAGES, Message
 
+_LINE_CHARS = 600  # searched: an error says early what it is
 QUOTE_CHARS = 400  # of a log line in a reason: some list every architecture there is
 
 _PREFIX = re.compile(
@@ -19,13 +20,13 @@ _PREFIX = re.compile(
 # A warning may quote the very error that it warns of, and requests are logged with their text.
 _NO_ERROR = re.compile(
     r"^(?:\([^)]*\) )?(?:(?:INFO|DEBUG|WARNING) \d\d-\d\d |(?:INFO|DEBUG|WARNING): |\[[IW]\d{4} )"
-    r"|\w*Warning: "
+    r"|Warning: "
 )
 _CODE = re.compile(r"^ {4}|^  File ")  # of a traceback: it names errors that were not raised
 # pydantic says on a line of its own which field it means
 _FIELD = re.compile(r"^\w+(?:\.\w+)*$")
 _WRONG_FIELD = re.compile(r"^  Input should be ")
-_EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failure)\b: \S|\berror: ")
+_EXCEPTION = re.compile(r"^[\w.]*(?:Error|Exception|Failure|\.error)\b: \S|\berror: ")
 _SAYS_NO_MORE = re.compile(
     r"Engine core initialization failed|WorkerProc initialization failed|CancelledError"
     r"|EngineDeadError|EngineCore encountered an issue"
@@ -60,6 +61,7 @@ def cause_of_death(
             callers can have it log other errors.
         out_of_memory: what the kernel says of having killed for want of memory, if it does.
     """
+    last_log = [line[:_LINE_CHARS] for line in last_log]
     said = _errors(last_log)
     number, told = _fatal_signal(ended, last_log)
     if out_of_memory and number == signal.SIGKILL:
