@@ -26,6 +26,7 @@ _CORE_LEAVES_S: Final = 1.0  # EngineCore needs milliseconds; after this it is k
 # A signal to the whole group may end EngineCore before we hear of it ourselves.
 _SIGNAL_LAG_S: Final = 0.05
 _FLOOD_BLOCK: Final = 65_536
+_FLOOD_SETTLES_S: Final = 1.0  # for a reader that drops what it cannot keep to keep lines again
 
 
 def main(argv: Sequence[str]) -> int:
@@ -75,6 +76,10 @@ class ApiServer:
         """Load, serve and stop; return the exit status."""
         flags = self._flags
         self._log.info("api_utils.py:286", f"non-default args: {flags.given}")
+        if token := self._environ.get("HF_TOKEN"):  # careless, as libraries are in tracebacks
+            self._log.info(
+                "file_download.py:100", f"headers: {{'authorization': 'Bearer {token}'}}"
+            )
         time.sleep(flags.bind_delay)  # stands for vLLM's imports, which take seconds
         try:
             listener = bind(flags.host, flags.port)
@@ -183,6 +188,7 @@ class ApiServer:
             stall = max(stall, time.monotonic() - began)
             due += pause
             time.sleep(max(0.0, due - time.monotonic()))
+        time.sleep(_FLOOD_SETTLES_S)
         self._log.info("loggers.py:271", f"flood over, longest stall {stall:.3f} s")
 
 
