@@ -57,6 +57,7 @@ class Actions:
     oom: OomKiller = field(default_factory=OomKiller)
     leaving: bool = False  # the worker is stopping: nothing is started any more
     taken: set[int] = field(default_factory=set)  # ports that records of this node hold
+    waiting_since: dict[str, float] = field(default_factory=dict)  # for a port, for its GPUs
 
     def apply(self, action: Action, record: Instance, engine: Engine, seen: Observation) -> None:
         """Do what the plan says."""
@@ -115,11 +116,12 @@ class Actions:
             self._fail(record, known("refused", f"this node refuses it: {error}"))
             return
         if held := gpus.why_in_use(record.gpus):
-            self._wait_for_place(record, seen, known("gpu_in_use", held))
+            self._wait_for_place(record, known("gpu_in_use", held))
             return
-        port = self._choose_port(record, seen)
+        port = self._choose_port(record)
         if port is None:
             return
+        self.waiting_since.pop(record.instance_id, None)
         host, key = self.settings.node_address, secrets.token_urlsafe(32)
         # `starting` already: of a start that was announced, nothing was spawned.
         again = record.status is Status.BACKOFF
@@ -151,19 +153,20 @@ class Actions:
             cause = replace(cause, permanent=isinstance(error, ValueError))
             self._crashed(chosen, cause, Observation(remains=Remains.GONE))
 
-    def _choose_port(self, record: Instance, seen: Observation) -> int | None:
+    def _choose_port(self, record: Instance) -> int | None:
         first = self.settings.vllm_base_port
         ports = range(first, first + self.settings.vllm_max_instances + 1)
         try:
             port = choose_port(self.settings.node_address, ports, self.taken)
         except NoCapacity as error:
-            self._wait_for_place(record, seen, known("port_taken", str(error)))
+            self._wait_for_place(record, known("port_taken", str(error)))
             return None
         self.taken.add(port)  # the next start of this look cannot see it held yet
         return port
 
-    def _wait_for_place(self, record: Instance, seen: Observation, cause: Cause) -> None:
-        if monotonic() - (seen.last_progress_at or 0.0) > self.patience.start_stall:
+    def _wait_for_place(self, record: Instance, cause: Cause) -> None:
+        since = self.waiting_since.setdefault(record.instance_id, monotonic())
+        if monotonic() - since > self.patience.start_stall:
             self._fail(record, cause)
         elif record.reason != cause.reason:
             self.write(record, record.status, reason=cause.reason)
