@@ -10,7 +10,8 @@ import requests
 
 from shared.domain.health import Vitals
 
-_TIMEOUT_S = 2.0  # a probe tells of the moment; the supervisor asks again
+_READY_TIMEOUT_S = 10.0  # a busy engine takes seconds to answer; one that loads refuses at once
+_UNFINISHED_TIMEOUT_S = 5.0  # a busy engine again; a hung one is not waited for longer
 _OK = 200
 _UNFINISHED = re.compile(
     r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE
@@ -26,13 +27,13 @@ def is_ready(base_url: str, key: str, names: Sequence[str]) -> bool:
     """
     with _session() as session:
         try:
-            health = session.get(f"{base_url}/health", timeout=_TIMEOUT_S)
+            health = session.get(f"{base_url}/health", timeout=_READY_TIMEOUT_S)
             if health.status_code != _OK:
                 return False
             models = session.get(
                 f"{base_url}/v1/models",
                 headers={"Authorization": f"Bearer {key}"},
-                timeout=_TIMEOUT_S,
+                timeout=_READY_TIMEOUT_S,
             )
             listed = {model["id"] for model in models.json()["data"]}
         except (requests.RequestException, ValueError, KeyError, TypeError):
@@ -44,7 +45,7 @@ def unfinished_requests(base_url: str) -> float | None:
     """Return how many requests run or wait in the engine; None if it does not say."""
     with _session() as session:
         try:
-            text = session.get(f"{base_url}/metrics", timeout=_TIMEOUT_S).text
+            text = session.get(f"{base_url}/metrics", timeout=_UNFINISHED_TIMEOUT_S).text
         except requests.RequestException:
             return None
     found = _UNFINISHED.findall(text)
