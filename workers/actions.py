@@ -252,7 +252,7 @@ class Actions:
         if note is not None:
             return known(note.get("cause") or "start_stalled", note["reason"])
         if seen.exit is None:
-            return known("unknown", "engine and its shim ended without a trace (a reboot?)")
+            return _without_exit(engine)
         pid = None if engine.leader is None else engine.leader.pid
         return cause_of_death(
             seen.exit,
@@ -269,6 +269,17 @@ class Actions:
     ) -> None:
         told = {"reason": reason, "cause": cause.code, "advice": cause.advice}
         self.write(record, status, **told, **_OF_NO_RUN | NOT_LOADING | fields)
+
+
+def _without_exit(engine: Engine) -> Cause:
+    """Return why nobody saw the engine's end: its shim did not live to see it."""
+    if engine.rebooted:
+        return known("node_rebooted", "the machine was started anew while it ran")
+    words = f": {engine.shim_words}" if engine.shim_words else ""
+    if engine.leader is None:
+        return known("shim_lost", f"its shim ended before it had spawned the engine{words}")
+    was_killed = "its shim was killed, and no reboot did it; what ran of the engine was ended"
+    return known("shim_lost", was_killed + words)
 
 
 def _process(engine: Engine) -> dict[str, object]:

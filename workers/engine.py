@@ -33,6 +33,7 @@ from workers.redaction import blotted, secrets_in
 from workers.run_directory import RunDirectory
 from workers.stages import STAGES, Load
 
+_SHIM_WORDS = 4096  # bytes at the end of what a shim said
 _SHIM_STARTS_S = 5.0  # a shim without a lock is still being born for so long, not dead
 _KILL_S = 1.0  # one turn of killing; the supervisor comes back while anything is left
 _PORT_CLOSES_S = 10.0  # then whoever holds the port is a stranger: nothing of ours runs
@@ -111,6 +112,22 @@ class Engine:
     def stop_note(self) -> dict[str, str] | None:
         """Why it was told to end and what it is to become; None if it was not."""
         return self._run.read("stop", self.run)
+
+    @property
+    def rebooted(self) -> bool:
+        """Whether the machine has been started anew since its last run began."""
+        state = self._run.read("state", self.run)
+        return state is not None and state["boot_id"] != process_tree.boot_id()
+
+    @property
+    def shim_words(self) -> str:
+        """The last line that the shim of its last run had to say itself; "" for none."""
+        try:
+            said = self._run.shim_log(self.run).read_bytes()[-_SHIM_WORDS:]
+        except OSError:
+            return ""
+        lines = said.decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     @property
     def leader(self) -> Identity | None:

@@ -181,6 +181,14 @@ CAUSES: dict[str, Known] = {
         meaning="the node could not even start a process for it",
         advice="see the worker's log; free memory, processes or space in RUN_DIR on the node",
     ),
+    "node_rebooted": Known(
+        meaning="the machine was started anew while it ran",
+        advice="nothing is wrong with the instance; it is started again",
+    ),
+    "shim_lost": Known(
+        meaning="the engine's parent on the node was killed, and the engine was ended with it",
+        advice="see who sends SIGKILL on the node: an operator, or the kernel for want of memory",
+    ),
     "unknown": Known(
         meaning="nothing known was found in its log",
         advice="read its log: GET /instances/{id}/logs?run=previous",
