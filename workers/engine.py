@@ -195,6 +195,11 @@ class Engine:
             self._unsent = []
             self._log_passed_on()
 
+    def pass_log_on_again(self, store: Store) -> None:
+        """Have the log read again, where the store has nothing of it (any more)."""
+        if not store.log(self.instance_id, self._tail.number, 1):
+            self._tail.begin_again()
+
     def _log_passed_on(self) -> None:
         with suppress(OSError):  # a full disk: at worst the next worker passes them on again
             self._tail.remember()

@@ -46,6 +46,13 @@ class LogTail:
             self._in_long_line = False
             self._resume = self._shipped()
 
+    def begin_again(self) -> None:
+        """Read this run's log from its beginning, or from where the last rotation left it."""
+        self.close()
+        self._rest = b""
+        self._in_long_line = False
+        self._resume = (None, 0)
+
     @property
     def number(self) -> int:
         """The run whose log is read."""

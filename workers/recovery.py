@@ -27,6 +27,7 @@ class Recovery:
 
     def __init__(self, engines_dir: Path, node: str, store: Store) -> None:
         self.epoch = 0  # of the node, as it was last announced
+        self.written_back: set[str] = set()  # ids, in the last `agree`
         self.refused = False  # the store would not take a record: it has lost the node, too
         self._engines_dir = engines_dir
         self._node = node
@@ -49,6 +50,7 @@ class Recovery:
             StoreUnavailable: try again.
         """
         self.refused = False
+        self.written_back.clear()
         agreed = [found for record in records if (found := self._agreed(record))]
         placed = {record.instance_id for record in records}
         self._settled -= placed
@@ -110,6 +112,7 @@ class Recovery:
         if not self._store.restore(what.record, epoch=self.epoch, over=over, reason=what.reason):
             self.refused = True
             return None
+        self.written_back.add(name)
         log.warning("instance %s: %s", name, what.reason)
         back = self._store.get(name)
         if back is None:

@@ -132,6 +132,9 @@ class Supervisor:
         records = self._store.placed_on(self._node.name)
         if not self._actions.leaving:
             records = self._recovery.agree(records)
+            for record in records:
+                if record.instance_id in self._recovery.written_back:
+                    self._engine_of(record).pass_log_on_again(self._store)
             self._begin_to_beat()
         self._actions.taken = {r.port for r in records if r.port and r.status not in RELEASED}
         self._see_whose_retry_is_due(records)

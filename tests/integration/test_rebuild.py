@@ -104,6 +104,11 @@ def reasons(fleet: LocalFleet, instance_id: str) -> list[str]:
     return [event["reason"] for event in events if event["by"] == "worker"]
 
 
+def log_of(fleet: LocalFleet, instance_id: str) -> str:
+    """Return what its engine wrote in this run."""
+    return fleet.call("GET", f"/instances/{instance_id}/logs?tail=5000").text
+
+
 def worker_of(fleet: LocalFleet) -> Process:
     """Return the worker that runs."""
     return next(
@@ -116,11 +121,14 @@ def worker_of(fleet: LocalFleet) -> Process:
 def test_what_a_flushed_redis_has_lost_is_rebuilt(fleet: LocalFleet) -> None:
     before = [fleet.create(), fleet.create(timeout=0, max_num_seqs=7)]
     names = {record["instance_id"] for record in before}
+    assert until(lambda: all("startup complete" in log_of(fleet, name) for name in names), BACK_S)
+    logs = {name: log_of(fleet, name) for name in names}
     flush(fleet)
     assert all(is_back(fleet, record) for record in before)
     assert claims(fleet) == names
     assert all(answers(fleet, name) for name in names)
     assert all("had lost this record" in reasons(fleet, name)[0] for name in names)
+    assert until(lambda: all(log_of(fleet, name) == logs[name] for name in names), BACK_S)
     assert fleet.delete(before[0]["instance_id"])["status"] == "deleted"
     assert not until(lambda: fleet.record(before[0]["instance_id"])["status"] != "stopped", 3)
 
