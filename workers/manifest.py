@@ -19,11 +19,13 @@ from workers.run_directory import RunDirectory
 def keep(run: RunDirectory, record: Instance) -> None:
     """Keep the record in the run directory, which is made if there is none.
 
+    Without the engine's key: that is in launch.json already.
+
     Raises:
         OSError: as on a full disk; what was kept before stays.
     """
     run.make()
-    run.write("manifest", {"record": encode_instance(record)})
+    run.write("manifest", {"record": encode_instance(replace(record, engine_key=""))})
 
 
 def kept(run: RunDirectory) -> Instance | None:

@@ -127,7 +127,8 @@ def test_a_killed_shim_is_told_from_a_reboot(fleet: LocalFleet) -> None:
 def test_a_reboot_is_told_from_a_killed_shim(fleet: LocalFleet) -> None:
     record = killed_with_its_shim(fleet)
     name, run = record["instance_id"], run_directory(fleet, record["instance_id"])
-    os.kill(record["pid"], signal.SIGKILL)
+    for pid in processes_of(run.path):
+        os.kill(pid, signal.SIGKILL)
     assert until(lambda: processes_of(run.path) == [], WAIT_S)
     state = run.read("state")
     assert state
