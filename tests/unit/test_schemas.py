@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, NotFound
+from web import schemas
 from web.schemas import CreateRequest, create_request, flag, tail_lines, wait_seconds
 
 
@@ -209,3 +210,52 @@ def test_a_flag_that_is_neither_is_refused_by_name(text: str) -> None:
     with pytest.raises(InvalidRequest, match="all: ") as refused:
         flag("all", text)
     assert refused.value.field == "all"
+
+
+@pytest.mark.parametrize(
+    ("text", "current", "run"),
+    [
+        (None, 0, 0),
+        ("current", 0, 0),
+        (None, 7, 7),
+        ("current", 7, 7),
+        ("previous", 7, 6),
+        ("7", 7, 7),
+        ("6", 7, 6),
+        ("1", 1, 1),
+    ],
+)
+def test_a_run_is_named_or_numbered(text: str | None, current: int, run: int) -> None:
+    assert schemas.run_number(text, current) == run
+
+
+@pytest.mark.parametrize("text", ["", "last", "-1", "+1", "1.0", "٣", "1" * 10, "Previous"])
+def test_what_names_no_run_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^run: .* is neither current, previous nor"):
+        schemas.run_number(text, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "current", "said"),
+    [
+        ("previous", 1, "there are logs of run 1"),
+        ("previous", 0, "it has not run yet"),
+        ("1", 3, "there are logs of run 2 and run 3"),
+        ("4", 3, "there are logs of run 2 and run 3"),
+        ("0", 3, "run 0"),
+    ],
+)
+def test_a_run_that_has_no_log_is_not_found(text: str, current: int, said: str) -> None:
+    with pytest.raises(NotFound, match=said):
+        schemas.run_number(text, current)
+
+
+@pytest.mark.parametrize("key", [None, "k", "k" * 255, '"quoted, with a space"', "~!"])
+def test_an_idempotency_key_is_taken_as_it_is(key: str | None) -> None:
+    assert schemas.idempotency_key(key) == key
+
+
+@pytest.mark.parametrize("key", ["", " ", "k ", " k", "k" * 256, "k\n", "k\x7f", "é", "a\tb"])
+def test_an_idempotency_key_that_cannot_be_told_apart_is_refused(key: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^Idempotency-Key: must be 1 to 255 printable"):
+        schemas.idempotency_key(key)
