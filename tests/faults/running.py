@@ -71,17 +71,23 @@ class Grounds:
             stands[2].close()
 
 
-def once(row: Row, stands: Ground, number: int = 0) -> Outcome:
+def once(row: Row, stands: Ground, number: int = 0, *, timed: bool = True) -> Outcome:
     """Run `row` once on a ground that is well; say what is not as promised.
+
+    Args:
+        row: to be run.
+        stands: the ground.
+        number: of the run, from 0 on: some rows do things by turns.
+        timed: whether what is promised in seconds counts.
 
     Raises:
         Exception: whatever the row raised; the ground may not be well.
     """
     with watching(stands) as watch:
         figures = row.run(stands, number)
-    found = violations(stands, watch)
+    found = violations(stands, watch, timed=timed)
     excused = [one for one in found if row.excused and one.startswith(row.excused)]
-    why = broken(row, figures) + [one for one in found if one not in excused]
+    why = broken(row, figures, timed=timed) + [one for one in found if one not in excused]
     stands.heal()
     return Outcome(figures=figures, why="; ".join(why))
 
