@@ -16,26 +16,17 @@ _HOLDS_S = 1.0  # so that an expiry is noticed soon; a change of keys is noticed
 class Grant:
     """A plain request that may go to an instance, while what that was decided upon stays so."""
 
-    __slots__ = ("_instance", "_keys", "_request", "_until", "head")
+    __slots__ = ("head", "instance", "keys", "request", "until")
 
     def __init__(
         self, request: PlainRequest, instance: Instance, keys: object, until: float
     ) -> None:
         """Hold until the monotonic time `until`, while `keys` are the fleet's."""
-        self._request = request
-        self._instance = instance
-        self._keys = keys
-        self._until = until
+        self.request = request
+        self.instance = instance
+        self.keys = keys
+        self.until = until
         self.head = engine_head(request, instance)
-
-    def holds(self, request: PlainRequest, instance: Instance, keys: object, now: float) -> bool:
-        """Return whether it holds for this request, too: the same head, over one connection."""
-        return (
-            request is self._request
-            and instance is self._instance
-            and keys is self._keys
-            and now < self._until
-        )
 
 
 class Admission:
@@ -65,7 +56,13 @@ class Admission:
         if instance is None:
             return None
         keys = self._keys.snapshot
-        if last is not None and last.holds(request, instance, keys, now):
+        if (  # the same head, over one connection, and nothing has changed since
+            last is not None
+            and request is last.request
+            and instance is last.instance
+            and keys is last.keys
+            and now < last.until
+        ):
             return instance, last
         principal = self._principal(request, is_local=is_local)
         if principal is None or not principal.may_use(instance):

@@ -112,7 +112,8 @@ class EngineConnection(asyncio.Protocol):
     def release(self) -> None:
         """Forget the caller: back into the pool if another request may follow, else close."""
         self.caller = None
-        self.resume()
+        if self._paused:
+            self.resume()
         takes_more = self._state == _IN_HEAD and self.answer is not None and self.answer.reusable
         # One that answered before it took the whole request may never take the rest of it.
         if takes_more and not self.transport.get_write_buffer_size():
