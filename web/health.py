@@ -26,9 +26,9 @@ def blueprint(store: Store) -> Blueprint:
 
     @routes.get("/readyz")
     def readyz() -> tuple[Response, int]:
-        checks = _checks(store)
+        checks, notes = _checks(store)
         ready = all(check == "ok" for check in checks.values())
-        shown = checks if g.principal and g.principal.scope is Scope.ADMIN else {}
+        shown = checks | notes if g.principal and g.principal.scope is Scope.ADMIN else {}
         if ready:
             return jsonify(status="ok", **shown), HTTPStatus.OK
         faults = "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
@@ -41,10 +41,18 @@ def blueprint(store: Store) -> Blueprint:
     return routes
 
 
-def _checks(store: Store) -> dict[str, str]:
+def _checks(store: Store) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what must be "ok", and what an operator should know besides."""
     try:
         nodes = store.nodes()
     except StoreUnavailable as error:
-        return {"redis": str(error), "workers": "unknown: Redis does not answer"}
-    alive = [node.name for node in nodes if not node.lost]
-    return {"redis": "ok", "workers": "ok" if alive else "no worker sends a heartbeat"}
+        return {"redis": str(error), "workers": "unknown: Redis does not answer"}, {}
+    alive = [node for node in nodes if not node.lost]
+    orphans = "; ".join(
+        f"pids {', '.join(map(str, orphan.pids))} on node {node.name} are of an instance "
+        f"{orphan.instance_id} that no record knows"
+        for node in alive
+        for orphan in node.orphans
+    )
+    workers = "ok" if alive else "no worker sends a heartbeat"
+    return {"redis": "ok", "workers": workers}, {"orphans": orphans} if orphans else {}

@@ -238,6 +238,7 @@ def test_an_engine_that_nobody_knows_is_reported_first_and_what_is_over_is_ended
         (orphan,) = store.nodes()[0].orphans
         assert (orphan.instance_id, orphan.pids) == ("tiny-unheard2", (unheard,))
         assert orphan.reaped_in_s > 0
+        assert f"pids {unheard} on node one" in fleet.call("GET", "/readyz").json()["orphans"]
         assert (runs(unheard), runs(over)) == (True, False)
         assert until(lambda: not runs(unheard), ORPHAN_GRACE_S + BACK_S)
     assert until(lambda: not store.nodes()[0].orphans, BACK_S)
