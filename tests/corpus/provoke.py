@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -25,7 +26,11 @@ from workers.log_tail import clean
 VLLM = ROOT / ".engines/default/bin/vllm"
 PATIENCE_S = 240.0  # two cores may be busy with other things
 _LAST_WORDS_S = 2.0  # of processes that outlive the first
-_PATHS = ((str(VLLM.resolve().parents[1]), "/engine"), (str(ROOT.resolve()), "/fleet"))
+_PATHS = (
+    (str(VLLM.resolve().parents[1]), "/engine"),
+    (str(ROOT.resolve()), "/fleet"),
+    (sys.base_prefix, "/python"),
+)
 
 
 def provoke(fault: Fault) -> Death:
