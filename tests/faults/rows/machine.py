@@ -31,10 +31,12 @@ _HOUR = 3600
 
 def port_stolen(ground: Ground, _: int) -> Figures:
     """Row 20."""
-    held = socket.socket()
-    first = ground.fleet.base_port("one")
-    with held, suppress(OSError):
-        held.bind(("127.0.0.1", first))  # and never listens, as an engine that loads
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", ground.fleet.base_port("one")))  # never listens: as one that loads
+        return _port_squatted(ground)
+
+
+def _port_squatted(ground: Ground) -> Figures:
     instance_id = ground.post(bind_delay=1.0)
     seconds_until(lambda: ground.record(instance_id).get("port"), 10, what="a port is chosen")
     port = ground.record(instance_id)["port"]
