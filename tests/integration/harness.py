@@ -189,7 +189,7 @@ class LocalFleet:
     def _answers(self, path: str, base: str | None = None) -> bool:
         try:
             return self.http.get(f"{base or self.base}{path}", timeout=5).ok
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):  # not yet; or busy
             return False
 
 
