@@ -8,7 +8,12 @@ from tests.bench.lifecycle import report
 from tests.bench.lifecycle.goals import GOALS, Goal
 
 OF = report.Circumstances(
-    date="2026-01-02", minutes=3.2, stolen=0.01, machine={"CPU": "fast"}, versions={"a": "1"}
+    date="2026-01-02",
+    minutes=3.2,
+    stolen=0.01,
+    load=0.4,
+    machine={"CPU": "fast"},
+    versions={"a": "1"},
 )
 ALWAYS = Goal(work="w", figure="f", most=0.25)
 MEDIAN = Goal(work="w", figure="f", most=0.25, p50=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     """Measure what `argv` asks for and return the exit status."""
     words = _parser().parse_args(argv)
     began = time.monotonic()
-    watch = Watch([])
+    watch, load = Watch([]), os.getloadavg()[0]
     found: dict[str, Found] = {}
     refused: list[str] = []  # scenes
     try:
@@ -49,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
             date=time.strftime("%Y-%m-%d"),
             minutes=(time.monotonic() - began) / 60,
             stolen=watch.disturbance().stolen,
+            load=load,
             machine=versions.of_machine(),
             versions=versions.of_programs({}),
         )

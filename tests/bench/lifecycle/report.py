@@ -33,6 +33,7 @@ class Circumstances:
     date: str
     minutes: float
     stolen: float  # CPU time that the host gave to other machines, of all
+    load: float  # the machine's load average before
     machine: Mapping[str, str]
     versions: Mapping[str, str]
 
@@ -110,8 +111,9 @@ def _how(of: Circumstances) -> str:
     machine = "; ".join(f"{name}: {value}" for name, value in of.machine.items())
     versions = ", ".join(f"{name} {value}" for name, value in of.versions.items())
     return f"""\
-- Machine: {machine}; the host gave {of.stolen:.1%} of its CPU time to other machines meanwhile. The
-  run took {of.minutes:.0f} minutes: `python -m tests.bench.lifecycle`.
+- Machine: {machine}; its load average before was {of.load:.1f}; the host gave {of.stolen:.1%} of
+  its CPU time to other machines meanwhile. The run took {of.minutes:.0f} minutes:
+  `python -m tests.bench.lifecycle`.
 - Versions: {versions}."""
 
 
