@@ -29,7 +29,7 @@ _WRONG_FIELD = re.compile(r"^  Input should be ")
 _EXCEPTION = re.compile(r"^[\w.]*(?:Error|Exception|Failure|\.error)\b: \S|\berror: ")
 _SAYS_NO_MORE = re.compile(
     r"Engine core initialization failed|WorkerProc initialization failed|CancelledError"
-    r"|EngineDeadError|EngineCore encountered an issue"
+    r"|EngineDeadError|EngineCore encountered an issue|Executor failed"
 )
 # v1/executor/multiproc_executor.py, v1/engine/utils.py: the end of one of its processes
 _CHILD_ENDED = re.compile(
