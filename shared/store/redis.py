@@ -13,7 +13,16 @@ from redis.retry import Retry
 from shared.domain.instance import Instance, may_precede
 from shared.domain.key import Key
 from shared.domain.node import LOST_AFTER_S, Claim, Node, Orphan
-from shared.store import KEEP_ENDED_S, Beat, Change, Once, name_taken, not_rotatable, scripts
+from shared.store import (
+    KEEP_ENDED_S,
+    Beat,
+    Change,
+    Once,
+    name_taken,
+    node_scripts,
+    not_rotatable,
+    scripts,
+)
 from shared.store.codec import (
     decode_gpus,
     decode_instance,
@@ -50,13 +59,13 @@ class RedisStore(RedisHistory):
 
     def __init__(self, client: redis.Redis, keys: Keys | None = None) -> None:
         super().__init__(client, keys or Keys())
-        self._announce = self._script(scripts.ANNOUNCE)
-        self._heartbeat = self._script(scripts.HEARTBEAT)
+        self._announce = self._script(node_scripts.ANNOUNCE)
+        self._heartbeat = self._script(node_scripts.HEARTBEAT)
         self._create = self._script(scripts.CREATE)
         self._stop = self._script(scripts.STOP)
         self._apply = self._script(scripts.APPLY)
-        self._restore = self._script(scripts.RESTORE)
-        self._orphans = self._script(scripts.ORPHANS)
+        self._restore = self._script(node_scripts.RESTORE)
+        self._orphans = self._script(node_scripts.ORPHANS)
         self._touch = self._script(scripts.TOUCH)
         self._stop_idle = self._script(scripts.STOP_IDLE)
         self._add_key = self._script(scripts.ADD_KEY)
