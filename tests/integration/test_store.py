@@ -709,6 +709,17 @@ def test_use_meanwhile_keeps_what_was_held_back(bench: Bench) -> None:
     assert names(bench.store.stop_idle(hold_s=60.0)) == ["i3"]
 
 
+def test_who_was_used_meanwhile_is_held_back_anew(redis_bench: RedisBench) -> None:
+    idle(redis_bench, "i1", "i2", "i3")
+    redis_bench.store.stop_idle(hold_s=60.0)
+    redis_bench.store.touch(["i3"])
+    redis_bench.store.stop_idle(hold_s=60.0)
+    redis_bench.age("i3", 61.0)
+    redis_bench.store.stop_idle(hold_s=60.0)
+    held = [event for event in redis_bench.store.events("i3") if event.by == "idle"]
+    assert len(held) == 2
+
+
 def test_a_hold_of_long_ago_is_forgotten(redis_bench: RedisBench) -> None:
     idle(redis_bench, "i1", "i2")
     redis_bench.store.stop_idle(hold_s=60.0)
