@@ -173,29 +173,13 @@ FAULTS: dict[str, Fault] = {
         model=_altered(max_position_embeddings=131072),
         flags=("--max-model-len=100000",),
     ),
-    "no_memory_for_the_cache": Fault(
-        code="kv_cache_too_small",
-        flags=("--gpu-memory-utilization=0.001",),
-        env={"VLLM_CPU_KVCACHE_SPACE": ""},
-    ),
-    "more_memory_than_is_free": Fault(
-        code="host_out_of_memory", flags=("--gpu-memory-utilization=1.0",)
-    ),
     "address_space_limit": Fault(
         code="host_out_of_memory",
         limits=("prlimit", "--as=2147483648"),
     ),
     "cgroup_limit": Fault(code="host_out_of_memory", memory_mib=1200),
-    "too_few_descriptors": Fault(code="too_many_files", limits=("prlimit", "--nofile=48")),
-    "file_size_limit": Fault(
-        code="disk_full", limits=("prlimit", "--fsize=4096"), flags=("--no-enforce-eager",)
-    ),
     # what happens to it
-    "killed_while_loading": Fault(code="killed", kill=("Initializing", ITSELF, signal.SIGKILL)),
     "killed": Fault(code="killed", kill=(READY, ITSELF, signal.SIGKILL)),
-    "engine_core_killed_while_loading": Fault(
-        code="killed", kill=("Initializing a V1", ENGINE_DIES, signal.SIGKILL)
-    ),
     "engine_core_killed": Fault(code="killed", kill=(READY, ENGINE_DIES, signal.SIGKILL)),
     "worker_killed": Fault(code="killed", kill=(READY, "VLLM::Worker", signal.SIGKILL)),
     "segmentation_fault": Fault(code="crashed", kill=(READY, ITSELF, signal.SIGSEGV)),

@@ -54,6 +54,10 @@ def test_it_is_the_one_that_the_fault_was_made_for(name: str) -> None:
     assert RECORDED[name].cause == FAULTS[name].code
 
 
+def test_every_fault_is_recorded() -> None:
+    assert set(RECORDED) == set(FAULTS)
+
+
 def test_the_deaths_that_are_promised_are_recorded() -> None:
     assert set(RECORDED) >= ASKED_FOR
 
