@@ -229,8 +229,12 @@ def test_with_redis_frozen_engines_go_on_and_the_worker_comes_back(one_node: Loc
 def test_a_run_directory_removed_by_hand_hides_no_engine(one_node: LocalFleet) -> None:
     record = one_node.create()
     folder = engine_folder(one_node, record)
-    # The worker may be writing the last of what it keeps of the start.
-    assert until(lambda: shutil.rmtree(folder, ignore_errors=True) or not folder.exists(), 10)
+
+    def removed() -> bool:  # the worker may be writing the last of what it keeps of the start
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    assert until(removed, 10)
     one_node.becomes(record["instance_id"], "backoff")
     assert processes_of(folder) == []
     assert one_node.delete(record["instance_id"])["status"] == "deleted"
