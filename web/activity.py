@@ -73,9 +73,9 @@ class Activity:
         """
         with self._lock:
             ended, self._ended = self._ended, set()
-            used = ended | self._under_way.keys()
+            under_way = set(self._under_way)
         try:
-            self._store.touch(used)
+            self._store.touch(under_way, ended=ended)
         except StoreUnavailable:
             with self._lock:
                 self._ended |= ended

@@ -158,12 +158,13 @@ class Store(History, Protocol):
 
     # use
 
-    def touch(self, instance_ids: Collection[str]) -> None:
-        """Say that these instances are in use now.
+    def touch(self, under_way: Collection[str], *, ended: Collection[str] = ()) -> None:
+        """Say which instances are in use now, or were since this was said last.
 
         Takes back what the idle sweep has asked of one that still runs: its use was not reported
-        yet. Of one that a user has asked to stop, it only says that it has not drained yet. Each
-        web process touches what it uses at least once in USE_REPORT_S.
+        yet. Of one that a user has asked to stop it only says that it has not drained yet, and
+        that only if requests are under way. Each web process touches what it uses at least once in
+        USE_REPORT_S.
         """
 
     def stop_idle(self, *, node: str | None = None, hold_s: float = 0.0) -> list[Instance]:

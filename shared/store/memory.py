@@ -180,15 +180,15 @@ class MemoryStore(MemoryHistory):
             self._event(kept.instance_id, "worker", kept.node, kept.status, reason)
             return True
 
-    def touch(self, instance_ids: Collection[str]) -> None:
-        """Say that these instances are in use now."""
+    def touch(self, under_way: Collection[str], *, ended: Collection[str] = ()) -> None:
+        """Say which instances are in use now, or were since this was said last."""
         with self._lock:
-            for instance_id in instance_ids:
+            for instance_id in {*under_way, *ended}:
                 record = self._instances.get(instance_id)
                 if record is None or record.status in RELEASED:
                     continue
                 drains = record.desired is Desired.STOPPED
-                if drains and not record.about_to_stop_as_idle:
+                if drains and not record.about_to_stop_as_idle and instance_id in under_way:
                     self._instances[instance_id] = replace(record, last_active=self._clock())
                 if record.status is not Status.RUNNING:
                     continue

@@ -209,10 +209,11 @@ class RedisStore(RedisHistory):
         )
 
     @answering
-    def touch(self, instance_ids: Collection[str]) -> None:
-        """Say that these instances are in use now."""
-        if instance_ids:
-            self._touch(*instance_ids)
+    def touch(self, under_way: Collection[str], *, ended: Collection[str] = ()) -> None:
+        """Say which instances are in use now, or were since this was said last."""
+        only_ended = set(ended).difference(under_way)
+        if under_way or only_ended:
+            self._touch(len(under_way), *under_way, *only_ended)
 
     @answering
     def stop_idle(self, *, node: str | None = None, hold_s: float = 0.0) -> list[Instance]:

@@ -152,9 +152,10 @@ return 1
 """
 
 TOUCH = """
--- ARGV: ids
-local at = now()
-for _, id in ipairs(ARGV) do
+-- ARGV: how many have requests under way, the ids of those, the ids of the others
+local at, under_way = now(), tonumber(ARGV[1])
+for place = 2, #ARGV do
+  local id = ARGV[place]
   local key = instance_key(id)
   local held = redis.call('HMGET', key, 'status', 'desired', 'stop_by')
   local withdrawn = held[2] == 'stopped' and held[3] == 'idle'
@@ -168,7 +169,8 @@ for _, id in ipairs(ARGV) do
       event(id, at, 'user', '', 'desired=running', 'it is in use')
       publish(id)
     end
-  elseif held[2] == 'stopped' and held[1] ~= 'stopped' and held[1] ~= 'failed' then
+  elseif place <= 1 + under_way and held[2] == 'stopped'
+      and held[1] ~= 'stopped' and held[1] ~= 'failed' then
     redis.call('HSET', key, 'last_active', number(at))  -- it drains
   end
 end

@@ -757,6 +757,22 @@ def test_a_touch_says_that_what_is_asked_to_stop_has_not_drained(
     assert bench.store.stop_idle() == []
 
 
+def test_a_request_that_has_ended_does_not_hold_up_a_stop(bench: Bench) -> None:
+    bench.running(timeout=60)
+    bench.store.stop("i1", reason="enough", by="user")
+    before = bench.got("i1").last_active
+    bench.silence("one", 0.01)
+    bench.store.touch([], ended=["i1"])
+    assert bench.got("i1").last_active == before
+
+
+def test_a_request_that_has_ended_is_use(bench: Bench) -> None:
+    before = bench.running(timeout=60).last_active
+    bench.silence("one", 0.01)
+    bench.store.touch([], ended=["i1"])
+    assert (bench.got("i1").last_active or 0.0) > (before or 0.0)
+
+
 def test_a_stop_that_failed_is_asked_for_once_more(bench: Bench) -> None:
     bench.running()
     bench.store.stop("i1", reason="enough", by="user")

@@ -16,13 +16,15 @@ class TouchedStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.touched: list[set[str]] = []
+        self.last_under_way: set[str] = set()
         self.away = False
 
-    def touch(self, instance_ids: Collection[str]) -> None:
-        """Remember who is in use, or fail."""
+    def touch(self, under_way: Collection[str], *, ended: Collection[str] = ()) -> None:
+        """Remember who is in use or was, or fail."""
         if self.away:
             raise StoreUnavailable("Redis does not answer")
-        self.touched.append(set(instance_ids))
+        self.touched.append({*under_way, *ended})
+        self.last_under_way = set(under_way)
 
 
 @pytest.fixture
@@ -64,6 +66,7 @@ def test_instances_are_counted_apart(store: TouchedStore, activity: Activity) ->
     activity.begin("i2")
     activity.end("i2")
     activity.report()
+    assert store.last_under_way == {"i1"}
     activity.report()
     assert store.touched == [{"i1", "i2"}, {"i1"}]
 
