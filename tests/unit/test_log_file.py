@@ -60,7 +60,7 @@ def test_a_start_of_any_speed_is_kept_whole_up_to_the_size_of_both_files(
     for number in range(blocks):
         log.write(BLOCK)
         if number % 16 == 0:  # a megabyte: the disk has a moment
-            wait_until_written(log)
+            log.settle(20)
     log.close()
     assert whole() == BLOCK * blocks
 
@@ -105,16 +105,9 @@ def test_a_full_disk_hinders_nobody_and_is_forgotten_once_it_has_room(
     (tmp_path / "log").symlink_to("/dev/full")
     with closing(LogFile(tmp_path / "log", tmp_path / "log.1")) as log:
         log.write(b"lost\n")
-        wait_until_written(log)
+        log.settle(20)
         log._file = None  # noqa: SLF001 - as after a rotation
         (tmp_path / "log").unlink()
         log.write(b"kept\n")
     assert LEFT_OUT.match(whole())
     assert whole().endswith(b"kept\n")
-
-
-def wait_until_written(log: LogFile) -> None:
-    """Return once nothing waits."""
-    deadline = monotonic() + 20
-    while log._waiting and monotonic() < deadline:  # noqa: SLF001
-        pass
