@@ -364,8 +364,10 @@ class Engine:
 
     def _released(self, record: Instance) -> bool:
         self._since.tree_gone = self._since.tree_gone or monotonic()
-        if record.port is not None and not ports.is_released(record.host, record.port):
-            return monotonic() - self._since.tree_gone > _PORT_CLOSES_S
+        a_stranger_has_it = monotonic() - self._since.tree_gone > _PORT_CLOSES_S
+        released = record.port is None or ports.is_released(record.host, record.port)
+        if not released and not a_stranger_has_it:
+            return False
         return not gpus.why_not_released(record.gpus)
 
     def _exit(self) -> Exit | None:
