@@ -226,16 +226,11 @@ class Engine:
         self._run.write("launch", launch)
         self._tail.begin(run)
         self._forget_the_run_before()
-        with self._run.shim_log(run).open("wb") as words:
-            self._shim = subprocess.Popen(
-                [sys.executable, "-m", "workers.shim", str(self._run.path)],
-                cwd=ROOT,
-                env={"PATH": os.defpath},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=words,
-                start_new_session=True,
-            )
+        try:
+            self._shim = self._spawn_shim(run)
+        except OSError:
+            self._run.remove("launch")  # else it would count as being born
+            raise
 
     def begin_stop(self) -> None:
         """Note that no new requests come; those that run may end."""
@@ -284,6 +279,18 @@ class Engine:
     def close(self) -> None:
         """Let go of its log."""
         self._tail.close()
+
+    def _spawn_shim(self, run: int) -> subprocess.Popen[bytes]:
+        with self._run.shim_log(run).open("wb") as words:
+            return subprocess.Popen(
+                [sys.executable, "-m", "workers.shim", str(self._run.path)],
+                cwd=ROOT,
+                env={"PATH": os.defpath},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=words,
+                start_new_session=True,
+            )
 
     def _forget_the_run_before(self) -> None:
         self.loading, self.last_lines = Loading(), []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import time
@@ -10,7 +11,7 @@ from time import time
 import pytest
 
 from shared.domain.instance import Instance, Status
-from shared.domain.reconcile import Patience, Remains
+from shared.domain.reconcile import Action, Patience, Remains, plan
 from workers import engine as engine_module
 from workers import gpus
 from workers.engine import Engine
@@ -65,3 +66,13 @@ def test_a_port_that_a_stranger_has_does_not_say_that_the_gpus_are_free(
         assert engine.observe(record, PATIENCE).remains is Remains.LEFTOVERS
         held[0] = ""
         assert engine.observe(record, PATIENCE).remains is Remains.GONE
+
+
+def test_an_engine_whose_shim_could_not_be_spawned_is_not_being_born(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(FileNotFoundError):
+        engine.spawn(LAUNCH)
+    seen = engine.observe(a_record(Status.BACKOFF), PATIENCE)
+    assert plan(a_record(Status.BACKOFF), seen, 0.0, PATIENCE) is Action.WAIT
