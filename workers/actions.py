@@ -126,7 +126,7 @@ class Actions:
         # `starting` already: of a start that was announced, nothing was spawned.
         again = record.status is Status.BACKOFF
         run = max(record.run, engine.run) + 1 if again else max(record.run, engine.run, 1)
-        chosen = replace(record, host=host, port=port, engine_key=key, run=run)
+        chosen = replace(record, host=host, port=port, engine_key=key, run=run, ready_at=None)
         told = {
             "run": run,
             "restarts": run - 1,
@@ -179,7 +179,10 @@ class Actions:
 
     def _mark_running(self, record: Instance, engine: Engine, _: Observation) -> None:
         age_s = engine.age_s
-        if self.write(record, Status.RUNNING, reason="", **NOT_LOADING, **_process(engine)):
+        if not self.write(record, Status.RUNNING, reason="", **NOT_LOADING, **_process(engine)):
+            return
+        # Of one that was unhealthy, or became ready unseen, its age is not what its start took.
+        if record.status is Status.STARTING and engine.spawned_here:
             self.expectation.learn(record, engine.loading, age_s)
 
     def _begin_stop(self, record: Instance, engine: Engine, _: Observation) -> None:

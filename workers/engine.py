@@ -99,6 +99,11 @@ class Engine:
         return self._run.lock_holder() is not None
 
     @property
+    def spawned_here(self) -> bool:
+        """Whether this worker has spawned it, and so has seen all of its start."""
+        return self._shim is not None
+
+    @property
     def launch(self) -> dict[str, object] | None:
         """What it was last started with; None if it never was."""
         return self._run.read("launch")

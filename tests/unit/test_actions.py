@@ -1,0 +1,90 @@
+"""What a supervisor does about one instance, on a store in memory; no engine is spawned."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shared.domain.backoff import RestartRule
+from shared.domain.instance import Instance, Status
+from shared.domain.reconcile import Action, Observation, Patience, Remains
+from shared.policy import policy
+from shared.store.memory import MemoryStore
+from tests.builders import a_node, an_instance, settings
+from workers.actions import Actions
+from workers.engine import Engine
+from workers.expectation import Expectation
+from workers.loading import Loading
+from workers.prober import Prober
+from workers.run_directory import RunDirectory
+
+ALIVE = Observation(remains=Remains.ALIVE)
+GONE = Observation(remains=Remains.GONE)
+
+
+class Bench:
+    """One node with one instance, of which no engine runs."""
+
+    def __init__(self, folder: Path, prober: Prober) -> None:
+        (folder / "engine.env").touch()
+        env = {"NODE_NAME": "one", "RUN_DIR": str(folder), "PATH": "/usr/bin"}
+        own = settings(**env, ENGINE_ENV_FILE=str(folder / "engine.env"))
+        self.store = MemoryStore()
+        self.actions = Actions(
+            settings=own,
+            store=self.store,
+            epoch=self.store.announce(a_node(), "test"),
+            patience=Patience(start_stall=600.0, drain=30.0, stop=20.0),
+            expectation=Expectation(self.store, ()),
+            policy=policy(own),
+            restarts=RestartRule(
+                backoff=10.0,
+                backoff_max=300.0,
+                reset_after=600.0,
+                max_failed_starts=5,
+                max_per_hour=10,
+            ),
+        )
+        self.run = RunDirectory(folder / "engines" / an_instance().instance_id)
+        self.run.make()
+        self.engine = Engine(self.run.path.name, self.run, prober)
+
+    def apply(self, action: Action, seen: Observation, **record: object) -> Instance:
+        """Return the record after this action upon it."""
+        self.store.create(an_instance(**record), 1)
+        made = self.store.get(an_instance().instance_id)
+        assert made
+        self.actions.apply(action, replace(made, **record), self.engine, seen)
+        found = self.store.get(made.instance_id)
+        assert found
+        return found
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with Prober(lambda: None) as prober:
+        yield Bench(tmp_path, prober)
+
+
+@pytest.mark.parametrize("status", [Status.UNHEALTHY, Status.STARTING])
+def test_what_was_not_seen_from_its_beginning_says_nothing_of_how_long_starts_take(
+    bench: Bench, status: Status
+) -> None:
+    record = bench.apply(Action.MARK_RUNNING, ALIVE, status=status)
+    assert record.status is Status.RUNNING
+    again = replace(record, status=Status.STARTING, started_at=1.0)
+    assert bench.actions.expectation.ready_at(again, Loading(), 0.0) is None
+
+
+def test_a_start_that_cannot_be_spawned_was_never_ready_whatever_the_run_before_was(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    long_ago = {"ready_at": 1.0, "failed_starts": 2, "backoff_step": 2, "run": 3}
+    record = bench.apply(Action.SPAWN, GONE, status=Status.BACKOFF, **long_ago)
+    assert (record.status, record.cause) == (Status.BACKOFF, "not_spawned")
+    assert (record.failed_starts, record.backoff_step) == (3, 3)
