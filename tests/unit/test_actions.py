@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from shared.domain.reconcile import Action, Observation, Patience, Remains
 from shared.policy import policy
 from shared.store.memory import MemoryStore
 from tests.builders import a_node, an_instance, settings
+from workers import process_tree
 from workers.actions import Actions
 from workers.engine import Engine
 from workers.expectation import Expectation
@@ -53,7 +55,7 @@ class Bench:
         self.run.make()
         self.engine = Engine(self.run.path.name, self.run, prober)
 
-    def apply(self, action: Action, seen: Observation, **record: object) -> Instance:
+    def apply(self, action: Action, seen: Observation, **record: Any) -> Instance:
         """Return the record after this action upon it."""
         self.store.create(an_instance(**record), 1)
         made = self.store.get(an_instance().instance_id)
@@ -74,6 +76,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def test_what_was_not_seen_from_its_beginning_says_nothing_of_how_long_starts_take(
     bench: Bench, status: Status
 ) -> None:
+    init = process_tree.identity(1)
+    assert init
+    alive = {"boot_id": process_tree.boot_id(), "pid": 1, "start_time": init.start_time}
+    bench.run.write("state", {"run": 0, **alive})
     record = bench.apply(Action.MARK_RUNNING, ALIVE, status=status)
     assert record.status is Status.RUNNING
     again = replace(record, status=Status.STARTING, started_at=1.0)
@@ -84,7 +90,7 @@ def test_a_start_that_cannot_be_spawned_was_never_ready_whatever_the_run_before_
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    long_ago = {"ready_at": 1.0, "failed_starts": 2, "backoff_step": 2, "run": 3}
+    long_ago: Any = {"ready_at": 1.0, "failed_starts": 2, "backoff_step": 2, "run": 3}
     record = bench.apply(Action.SPAWN, GONE, status=Status.BACKOFF, **long_ago)
     assert (record.status, record.cause) == (Status.BACKOFF, "not_spawned")
     assert (record.failed_starts, record.backoff_step) == (3, 3)
