@@ -34,14 +34,15 @@ class Orphans:
         self._engines_dir = engines_dir
         self._store = store
         self._grace_s = grace_s
-        self._first_seen: dict[str, float] = {}
+        self._first_seen: dict[str, float] = {}  # monotonic: a clock set forward reaps nobody
 
-    def scan(self, placed: Collection[str], now: float) -> list[Orphan]:
+    def scan(self, placed: Collection[str], now: float, at: float) -> list[Orphan]:
         """End what is over, and what has been unknown for too long; return what is unknown.
 
         Args:
             placed: instances of this node that are looked after.
-            now: epoch seconds.
+            now: seconds by a monotonic clock.
+            at: the same moment in epoch seconds, to be told.
 
         Raises:
             StoreUnavailable: nothing is ended without asking.
@@ -52,7 +53,7 @@ class Orphans:
             over = self._is_over(name)
             if over:
                 self._reap(name, "its record says that it has ended")
-            elif over is None and (orphan := self._unclaimed(name, marked[name], now)):
+            elif over is None and (orphan := self._unclaimed(name, marked[name], now, at)):
                 unknown.append(orphan)
         found = {orphan.instance_id for orphan in unknown}
         self._first_seen = {name: at for name, at in self._first_seen.items() if name in found}
@@ -64,18 +65,19 @@ class Orphans:
         record = self._store.get(name) or manifest.kept(run)
         return None if record is None else record.status in RELEASED
 
-    def _unclaimed(self, name: str, pids: set[int], now: float) -> Orphan | None:
+    def _unclaimed(self, name: str, pids: set[int], now: float, at: float) -> Orphan | None:
         if name not in self._first_seen:
             log.warning(
                 "pids %s are of an instance %s that nobody has a record of: "
                 "they are ended in %g s (ORPHAN_GRACE) unless one turns up",
                 sorted(pids), name, self._grace_s,
             )  # fmt: skip
-        since = self._first_seen.setdefault(name, now)
-        left = since + self._grace_s - now
+        known_for = now - self._first_seen.setdefault(name, now)
+        left = self._grace_s - known_for
         if left <= 0:
             self._reap(name, f"no record of it has turned up for {self._grace_s:g} s")
             return None
+        since = at - known_for
         return Orphan(instance_id=name, pids=tuple(sorted(pids)), since=since, reaped_in_s=left)
 
     def _reap(self, name: str, why: str) -> None:

@@ -245,7 +245,7 @@ class Supervisor:
         if self._actions.leaving or monotonic() - self._scanned_at < _SCAN_S:
             return
         self._scanned_at = monotonic()
-        found = self._orphans.scan(placed, time())
+        found = self._orphans.scan(placed, monotonic(), time())
         if found or self._reported:
             self._store.report_orphans(self._node.name, self._actions.epoch, found)
         self._reported = found
