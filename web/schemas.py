@@ -131,10 +131,14 @@ def idempotency_key(text: str | None) -> str | None:
 def last_event_id(text: str | None, pattern: re.Pattern[str]) -> str:
     """Return the value of the header Last-Event-ID, or '' where there is none.
 
+    Args:
+        text: the header.
+        pattern: of such ids; each number in one fits into 64 bits, as those of a Redis stream do.
+
     Raises:
         InvalidRequest: no answer of ours has ever had such an id.
     """
-    if text and not pattern.fullmatch(text):
+    if text and not (pattern.fullmatch(text) and _fit_into_64_bits(text)):
         raise InvalidRequest(
             f"Last-Event-ID: {text[:64]!r} is not the id of an event of this kind of answer",
             field="Last-Event-ID",
@@ -154,6 +158,10 @@ def flag(name: str, text: str | None) -> bool:
         case "0" | "false":
             return False
     raise InvalidRequest(f"{name}: {text!r} is neither 1 nor 0", field=name)
+
+
+def _fit_into_64_bits(text: str) -> bool:
+    return all(int(number) < 2**64 for number in re.findall(r"[0-9]+", text))
 
 
 def _named(runs: range) -> str:

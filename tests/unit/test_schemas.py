@@ -1,6 +1,7 @@
 """Request bodies and arguments: each bad one is refused with the field's name."""
 
 import json
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -248,6 +249,20 @@ def test_what_names_no_run_is_refused(text: str) -> None:
 def test_a_run_that_has_no_log_is_not_found(text: str, current: int, said: str) -> None:
     with pytest.raises(NotFound, match=said):
         schemas.run_number(text, current)
+
+
+A_PLACE = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+
+
+@pytest.mark.parametrize("text", [None, "", "0-0", "1700000000000-7", f"{2**64 - 1}-{2**64 - 1}"])
+def test_the_last_event_seen_is_a_place_in_a_stream(text: str | None) -> None:
+    assert schemas.last_event_id(text, A_PLACE) == (text or "")
+
+
+@pytest.mark.parametrize("text", ["last week", "1", "-", f"{2**64}-0", f"0-{2**64}", "9" * 21])
+def test_what_no_stream_can_hold_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^Last-Event-ID: "):
+        schemas.last_event_id(text, A_PLACE)
 
 
 @pytest.mark.parametrize("key", [None, "k", "k" * 255, '"quoted, with a space"', "~!"])
