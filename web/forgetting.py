@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from shared.domain.instance import Instance, Status
+from shared.domain.node import Node
 from shared.errors import Conflict
 from shared.store import Change, Store
 
 
-def forget(store: Store, instance: Instance) -> Instance:
-    """Return the instance, stopped in the name of its lost node; its place is free.
-
-    Nobody can verify that it is gone: should the node return, its worker sees that the record has
-    ended and ends what still runs. A worker that announces the node in between is heard instead.
+def lost_node(store: Store, instance: Instance) -> Node:
+    """Return the node of an instance, which is lost.
 
     Raises:
-        Conflict: the node lives, or has just come back, or was never announced.
+        Conflict: the node lives, or was never announced.
         StoreUnavailable: to be tried again.
     """
     node = next((node for node in store.nodes() if node.name == instance.node), None)
@@ -24,6 +22,20 @@ def forget(store: Store, instance: Instance) -> Instance:
             f"node {instance.node} {known}, so {instance.instance_id} cannot be forgotten; "
             "delete it without force"
         )
+    return node
+
+
+def forget(store: Store, instance: Instance, who: str) -> Instance:
+    """Return the instance, stopped by `who` in the name of its lost node; its place is free.
+
+    Nobody can verify that it is gone: should the node return, its worker sees that the record has
+    ended and ends what still runs. A worker that announces the node in between is heard instead.
+
+    Raises:
+        Conflict: the node lives, or has just come back, or was never announced.
+        StoreUnavailable: to be tried again.
+    """
+    node = lost_node(store, instance)
     reason = f"forgotten while node {node.name} was lost; its processes may still run there"
     for status in (Status.STOPPING, Status.STOPPED):
         now = store.get(instance.instance_id)
@@ -37,6 +49,7 @@ def forget(store: Store, instance: Instance) -> Instance:
             status=status,
             fields={"reason": reason, "stage": "", "progress": None, "port": None, "pid": None},
             by="user",
+            who=who,
         )
         if not store.apply(change):
             raise Conflict(f"instance {now.instance_id} has just changed; look at it again")

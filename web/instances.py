@@ -20,7 +20,7 @@ from shared.settings import Settings
 from shared.store import Once, Store
 from web import schemas
 from web.caller import caller_socket, is_gone
-from web.forgetting import forget
+from web.forgetting import forget, lost_node
 from web.idempotency import HEADER, REPLAYED, made_before, once_of
 from web.routing import RoutingTable
 from web.schemas import CreateRequest
@@ -96,13 +96,14 @@ class Instances:
         """
         wait_s = schemas.wait_seconds(request.args.get("wait"))
         force = schemas.flag("force", request.args.get("force"))
-        instance = self._store.stop(
-            instance_id, reason="deleted by request", by="user", who=str(g.principal)
-        )
+        who = str(g.principal)
+        if force and not (known := self._known(instance_id)).ended:
+            lost_node(self._store, known)  # first: what is refused must change nothing
+        instance = self._store.stop(instance_id, reason="deleted by request", by="user", who=who)
         if instance is None:
             raise NotFound(f"no instance {instance_id}")
         if force and not instance.ended:
-            instance = forget(self._store, instance)
+            instance = forget(self._store, instance, who)
         if not instance.ended:
             self._doorbells.stop(instance)
             instance = self._wait(instance_id, _is_converged, wait_s)

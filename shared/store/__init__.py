@@ -49,7 +49,8 @@ class Change:
     generation: int
     status: Status
     fields: Mapping[str, object] = field(default_factory=dict)  # other worker fields to set
-    by: str = "worker"  # who, for the event
+    by: str = "worker"  # what kind of who, for the event
+    who: str = ""  # for the event; '': the node
 
 
 class Beat(StrEnum):

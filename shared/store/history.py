@@ -25,7 +25,7 @@ class Event:
     id: str  # its place among the events of the instance: what `events_after` begins behind
     at: float
     by: str  # what kind of who: worker, user, idle
-    who: str  # user: the API key's name and id, or `local`; worker: its node; idle: beat or a node
+    who: str  # user: API key's name and id, `local`, `requests`; worker: node; idle: beat or a node
     status: str  # what it became: a status, or `desired=stopped`; a note has the one that stays
     reason: str
     run: int  # of the engine, at that time

@@ -152,7 +152,8 @@ class MemoryStore(MemoryHistory):
                 changed = self._instances[record.instance_id]
                 self._forget_run(record.instance_id, changed.run - RUNS_KEPT)
                 reason = changed.reason
-                self._event(record.instance_id, change.by, record.node, change.status, reason)
+                who = change.who or record.node
+                self._event(record.instance_id, change.by, who, change.status, reason)
             else:
                 self._publish(record.instance_id)
             return True
@@ -205,7 +206,7 @@ class MemoryStore(MemoryHistory):
                         revision=record.revision + 1,
                         last_active=self._clock(),
                     )
-                    self._event(instance_id, "user", "", "desired=running", "it is in use")
+                    self._event(instance_id, "user", "requests", "desired=running", "it is in use")
 
     def stop_idle(self, *, node: str | None = None, hold_s: float = 0.0) -> list[Instance]:
         """Set `desired` to stopped for all that are due, of `node` or of all; return those."""

@@ -186,6 +186,7 @@ class RedisStore(RedisHistory):
                 change.status,
                 json.dumps(sorted(may_precede(change.status))),
                 change.by,
+                change.who or change.node,
                 KEEP_ENDED_S,
                 json.dumps(removed),
                 *_flat(encode(change.fields)),

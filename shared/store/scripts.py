@@ -100,7 +100,7 @@ return 1
 """
 
 APPLY = """
--- ARGV: id, node, epoch, generation, status, JSON list of statuses it may come from, by,
+-- ARGV: id, node, epoch, generation, status, JSON list of statuses it may come from, by, who,
 --       seconds to keep ended records, JSON list of fields to remove, hash fields and values
 local id, node, status = ARGV[1], ARGV[2], ARGV[5]
 local key = instance_key(id)
@@ -115,8 +115,8 @@ if before ~= status then
 end
 local at = now()
 redis.call('HSET', key, 'status', status, 'observed_generation', ARGV[4])
-for _, name in ipairs(cjson.decode(ARGV[9])) do redis.call('HDEL', key, name) end
-if ARGV[10] then redis.call('HSET', key, unpack(ARGV, 10)) end
+for _, name in ipairs(cjson.decode(ARGV[10])) do redis.call('HDEL', key, name) end
+if ARGV[11] then redis.call('HSET', key, unpack(ARGV, 11)) end
 if before ~= status then
   redis.call('HINCRBY', key, 'revision', 1)
   local run = tonumber(redis.call('HGET', key, 'run') or 0)
@@ -135,17 +135,17 @@ if before ~= status then
       redis.call('SREM', prefix .. 'placed:' .. node, id)
     end
     for _, kept in ipairs({'instance:' .. id, 'events:' .. id}) do
-      redis.call('EXPIRE', prefix .. kept, ARGV[8])
+      redis.call('EXPIRE', prefix .. kept, ARGV[9])
     end
-    for kept = run - RUNS_KEPT + 1, run do redis.call('EXPIRE', log_key(id, kept), ARGV[8]) end
+    for kept = run - RUNS_KEPT + 1, run do redis.call('EXPIRE', log_key(id, kept), ARGV[9]) end
   end
   if run >= RUNS_KEPT then redis.call('DEL', log_key(id, run - RUNS_KEPT)) end
-  event(id, at, ARGV[7], node, status, redis.call('HGET', key, 'reason') or '')
+  event(id, at, ARGV[7], ARGV[8], status, redis.call('HGET', key, 'reason') or '')
 end
 if before ~= status and status == 'stopped' then
   redis.call('ZREM', prefix .. 'instances', id)
   redis.call('ZADD', prefix .. 'ended', number(at), id)
-  redis.call('ZREMRANGEBYSCORE', prefix .. 'ended', '-inf', number(at - tonumber(ARGV[8])))
+  redis.call('ZREMRANGEBYSCORE', prefix .. 'ended', '-inf', number(at - tonumber(ARGV[9])))
 end
 publish(id)
 return 1
@@ -166,7 +166,7 @@ for place = 2, #ARGV do
       redis.call('HSET', key, 'desired', 'running', 'stop_reason', '', 'stop_by', '')
       redis.call('HINCRBY', key, 'generation', 1)
       redis.call('HINCRBY', key, 'revision', 1)
-      event(id, at, 'user', '', 'desired=running', 'it is in use')
+      event(id, at, 'user', 'requests', 'desired=running', 'it is in use')
       publish(id)
     end
   elseif place <= 1 + under_way and held[2] == 'stopped'

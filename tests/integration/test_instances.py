@@ -85,6 +85,15 @@ def test_delete_can_be_repeated(fleet: LocalFleet) -> None:
     assert (again.status_code, again.json()["status"]) == (200, "deleted")
 
 
+def test_to_forget_one_of_a_living_node_is_refused_and_changes_nothing(fleet: LocalFleet) -> None:
+    instance_id = fleet.create()["instance_id"]
+    refused = fleet.call("DELETE", f"/instances/{instance_id}?force=1")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+    assert fleet.record(instance_id)["desired"] == "running"
+    assert fleet.delete(instance_id)["status"] == "deleted"
+    assert fleet.call("DELETE", f"/instances/{instance_id}?force=1").json()["status"] == "deleted"
+
+
 def test_delete_while_it_loads(fleet: LocalFleet) -> None:
     body = {"model_name": "org/tiny", "params": {"start_delay": 30}}
     instance_id = fleet.call("POST", "/instances", json=body).json()["instance_id"]

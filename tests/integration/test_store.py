@@ -815,6 +815,14 @@ def test_events_are_in_order_and_say_who_and_why(bench: Bench) -> None:
     assert [event.at for event in events] == sorted(event.at for event in events)
 
 
+def test_an_event_says_who_wrote_in_the_name_of_a_node(bench: Bench) -> None:
+    bench.created()
+    bench.moved("i1", Status.STARTING)
+    assert bench.store.apply(bench.a_change(status=Status.STOPPING, by="user", who="ann (key k1)"))
+    told = [(event.by, event.who) for event in bench.store.events("i1")]
+    assert told[1:] == [("worker", "one"), ("user", "ann (key k1)")]
+
+
 def test_an_idle_stop_is_an_event_by_idle(bench: Bench) -> None:
     bench.running(timeout=60)
     bench.age("i1", 61.0)
@@ -909,6 +917,8 @@ def test_use_takes_an_idle_stop_back_and_the_idle_clock_begins_anew(bench: Bench
     assert (kept.desired, kept.generation) == (Desired.RUNNING, stopped.generation + 1)
     assert (kept.stop_reason, kept.stop_by) == ("", "")
     assert bench.store.stop_idle() == []
+    last = bench.store.events("i1")[-1]
+    assert (last.by, last.who, last.status) == ("user", "requests", "desired=running")
 
 
 def test_use_does_not_take_back_what_a_user_asked_for(bench: Bench) -> None:

@@ -36,18 +36,19 @@ def test_an_instance_of_a_lost_node_ends_and_its_place_is_free() -> None:
     store = a_store(clock)
     clock.now += LONG
     [asked] = store.instances()
-    gone = forget(store, asked)
+    gone = forget(store, asked, "ann (key k1)")
     assert (gone.status, gone.desired) == (Status.STOPPED, Desired.STOPPED)
     assert "may still run there" in gone.reason
     assert store.nodes()[0].claims == ()
-    assert [event.by for event in store.events("tiny-aaaaaaaa")][-1] == "user"
+    told = [(event.status, event.by, event.who) for event in store.events("tiny-aaaaaaaa")]
+    assert told[-2:] == [("stopping", "user", "ann (key k1)"), ("stopped", "user", "ann (key k1)")]
 
 
 def test_one_of_a_living_node_is_not_forgotten() -> None:
     store = a_store(Clock())
     [asked] = store.instances()
     with pytest.raises(Conflict, match="has a living worker"):
-        forget(store, asked)
+        forget(store, asked, "ann")
     assert store.instances() == [asked]
 
 
@@ -60,5 +61,5 @@ def test_a_worker_that_comes_back_in_between_is_heard_instead() -> None:
     store.announce(a_node(), "worker")  # right after its nodes were read
     store.nodes = lambda: nodes  # type: ignore[method-assign]
     with pytest.raises(Conflict, match="has just changed"):
-        forget(store, asked)
+        forget(store, asked, "ann")
     assert store.instances() == [asked]

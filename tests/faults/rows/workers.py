@@ -179,6 +179,7 @@ def dead_for_ever(ground: Ground, number: int) -> Figures:
     instance_id = record["instance_id"]
     early = ground.fleet.call("DELETE", f"/instances/{instance_id}", params={"force": "1"})
     assert early.status_code == 409, f"force on a living node: {early.status_code}"
+    assert ground.status(instance_id) == "running", "what was refused had an effect"
     instance_id = ground.create()["instance_id"]
     returns = number % 2 == 1
     ground.kill_worker()
