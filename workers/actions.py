@@ -255,7 +255,7 @@ class Actions:
         if note is not None:
             return known(note.get("cause") or "start_stalled", note["reason"])
         if seen.exit is None:
-            return _without_exit(engine)
+            return _without_exit(record, engine)
         pid = None if engine.leader is None else engine.leader.pid
         return cause_of_death(
             seen.exit,
@@ -274,10 +274,13 @@ class Actions:
         self.write(record, status, **told, **_OF_NO_RUN | NOT_LOADING | fields)
 
 
-def _without_exit(engine: Engine) -> Cause:
-    """Return why nobody saw the engine's end: its shim did not live to see it."""
-    if engine.rebooted:
+def _without_exit(record: Instance, engine: Engine) -> Cause:
+    """Return why nothing says how the engine ended, which its shim writes down."""
+    ran_before = record.pid is not None and record.boot_id != process_tree.boot_id()
+    if engine.rebooted or ran_before:  # the run directory may be gone by that, too
         return known("node_rebooted", "the machine was started anew while it ran")
+    if engine.shim_ended_well:
+        return known("disk_full", "it ended, and how it did could not be written into RUN_DIR")
     words = f": {engine.shim_words}" if engine.shim_words else ""
     if engine.leader is None:
         return known("shim_lost", f"its shim ended before it had spawned the engine{words}")

@@ -125,6 +125,11 @@ class Engine:
         return state is not None and state["boot_id"] != process_tree.boot_id()
 
     @property
+    def shim_ended_well(self) -> bool:
+        """Whether its shim is known to have come to its own end: how the engine ended, it knew."""
+        return self._shim is not None and self._shim.poll() == 0
+
+    @property
     def shim_words(self) -> str:
         """The last line that the shim of its last run had to say itself; "" for none."""
         try:

@@ -16,6 +16,7 @@ from shared.domain.reconcile import Action, Observation, Patience, Remains
 from shared.policy import policy
 from shared.store.memory import MemoryStore
 from tests.builders import a_node, an_instance, settings
+from tests.demo.waiting import until
 from workers import process_tree
 from workers.actions import Actions
 from workers.engine import Engine
@@ -94,3 +95,18 @@ def test_a_start_that_cannot_be_spawned_was_never_ready_whatever_the_run_before_
     record = bench.apply(Action.SPAWN, GONE, status=Status.BACKOFF, **long_ago)
     assert (record.status, record.cause) == (Status.BACKOFF, "not_spawned")
     assert (record.failed_starts, record.backoff_step) == (3, 3)
+
+
+def test_a_shim_that_could_not_write_down_how_it_ended_was_not_killed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/true")
+    bench.engine.spawn({"run": 1, "command": ["none"], "env": {}})
+    assert until(lambda: bench.engine.shim_ended_well, 5)
+    record = bench.apply(Action.MARK_CRASHED, GONE, status=Status.RUNNING, run=1)
+    assert (record.status, record.cause) == (Status.BACKOFF, "disk_full")
+
+
+def test_a_reboot_that_took_the_run_directory_along_is_told_by_the_record(bench: Bench) -> None:
+    ran = {"status": Status.RUNNING, "pid": 7, "start_time": 7, "boot_id": "another", "run": 1}
+    assert bench.apply(Action.MARK_CRASHED, GONE, **ran).cause == "node_rebooted"
