@@ -126,7 +126,8 @@ class SupervisorThread:
                 return
             self._waker.watch(supervisor.watched_pids())
             self._waker.sleep(BUSY_PASS_S)
-        log.error("some engines could not be ended; their shims go on trying")
+        supervisor.kill_what_is_left()  # without the store, nobody else does for a dead shim
+        log.error("some engines have not ended in time: what was left of them was killed")
 
     def _all_recorded(self, supervisor: Supervisor) -> bool:
         try:

@@ -271,7 +271,8 @@ class Engine:
             with suppress(ProcessLookupError):
                 os.kill(shim, signal.SIGTERM)
         elif (leader := self.leader) and leader.alive:
-            os.kill(leader.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(leader.pid, signal.SIGTERM)
         elif self._shim is not None and self._shim.poll() is None:
             self._shim.terminate()  # being born: it may not get to read that note
 

@@ -160,8 +160,11 @@ class Supervisor:
             StoreUnavailable: the engines were told, the records were not.
         """
         self._take_up_orphans()
-        for engine in self._engines.values():
-            engine.terminate(reason, STOPPED)
+        for instance_id, engine in self._engines.items():
+            try:
+                engine.terminate(reason, STOPPED)
+            except Exception:  # one instance's trouble must not let its neighbours live on
+                log.exception("instance %s: could not be told to end", instance_id)
         self._actions.leaving = True
         self._actions.patience = replace(self._actions.patience, drain=0.0)
         self._store.retire(self._node.name, self._actions.epoch)
@@ -173,6 +176,11 @@ class Supervisor:
     def idle(self) -> bool:
         """Whether no process of any engine is left."""
         return not any(engine.members() for engine in self._engines.values())
+
+    def kill_what_is_left(self) -> None:
+        """SIGKILL what has not ended, of engines whose shims are dead too."""
+        for engine in self._engines.values():
+            engine.kill()
 
     def close(self) -> None:
         """Leave the node: nothing is placed on it until a worker announces it again."""
@@ -251,11 +259,12 @@ class Supervisor:
         self._reported = found
 
     def _engine_of(self, record: Instance) -> Engine:
-        known = record.instance_id in self._engines
-        engine = self._engine(record.instance_id)
-        if not known and record.status is not Status.PENDING:
-            last = self._store.log(record.instance_id, record.run, LINES_READ_FOR_CAUSE)
-            engine.resume(record, [line.text for line in last])
+        name = record.instance_id
+        if name in self._engines or record.status is Status.PENDING:
+            return self._engine(name)
+        last = self._store.log(name, record.run, LINES_READ_FOR_CAUSE)  # first: it may be away
+        engine = self._engine(name)
+        engine.resume(record, [line.text for line in last])
         return engine
 
     def _engine(self, instance_id: str) -> Engine:
