@@ -72,7 +72,9 @@ def deaf_to_sigterm(ground: Ground, _: int) -> Figures:
     instance_id = ground.create(ignore_sigterm=True)["instance_id"]
     begun = monotonic()
     ground.delete(instance_id)
-    return {"over the deadline": max(0.0, monotonic() - begun - _STOP_TIMEOUT_S)}
+    took_s = monotonic() - begun
+    assert took_s >= _STOP_TIMEOUT_S, f"killed after {took_s:.2f} s, before the deadline"
+    return {"over the deadline": took_s - _STOP_TIMEOUT_S}
 
 
 def escaped_child(ground: Ground, _: int) -> Figures:
@@ -152,6 +154,7 @@ def hang(ground: Ground, _: int) -> Figures:
     with _asking(ground, instance_id, tokens=10):
         ground.becomes(instance_id, "unhealthy", "backoff", within_s=_HANG_GRACE_S + 20)
         noticed_s = monotonic() - begun
+        assert noticed_s >= _HANG_GRACE_S, f"after {noticed_s:.2f} s, before the grace was over"
         shown = [event["status"] for event in ground.events(instance_id)]
         assert "unhealthy" in shown, shown
         seconds_until(lambda: ground.spawns(instance_id) == 2, 30, what="it is restarted")
@@ -163,8 +166,9 @@ def saturated(ground: Ground, _: int) -> Figures:
     """Row 18."""
     record = ground.create(slow_health=5, token_gap=0.5)
     instance_id = record["instance_id"]
-    with _asking(ground, instance_id, tokens=500):
+    with _asking(ground, instance_id, tokens=500) as lines:
         pause(_SATURATED_S)
+        assert len(lines) > _SATURATED_S, f"no stream ran in it: {len(lines)} lines came"
         shown = [event["status"] for event in ground.events(instance_id)]
         assert "unhealthy" not in shown, shown
     assert ground.record(instance_id)["pid"] == record["pid"]
@@ -185,13 +189,14 @@ def never_listens(ground: Ground, _: int) -> Figures:
     took_s = monotonic() - begun
     alive = [pid for pid in old if sight.start_time(pid)]
     assert not alive, f"pids {alive} of it live"
+    assert took_s >= _STALL_S, f"given up after {took_s:.2f} s"
     assert ground.record(instance_id)["cause"] == "start_stalled"
-    return {"over the deadline": max(0.0, took_s - _STALL_S)}
+    return {"over the deadline": took_s - _STALL_S}
 
 
 @contextmanager
-def _asking(ground: Ground, instance_id: str, *, tokens: int) -> Iterator[None]:
-    """Have a caller wait for a completion."""
+def _asking(ground: Ground, instance_id: str, *, tokens: int) -> Iterator[list[bytes]]:
+    """Have a caller wait for a completion; give the lines that come."""
     session = requests.Session()
     body = {"model": "org/tiny", "prompt": "x", "max_tokens": tokens, "stream": True}
     url = f"{ground.fleet.base}/proxy/{instance_id}/v1/completions"
@@ -201,15 +206,16 @@ def _asking(ground: Ground, instance_id: str, *, tokens: int) -> Iterator[None]:
             suppress(requests.RequestException),
             session.post(url, json=body, stream=True, timeout=90) as answer,
         ):
-            for _ in answer.iter_lines(chunk_size=1):
+            for line in answer.iter_lines(chunk_size=1):
+                lines.append(line)
                 if over.is_set():
                     return
 
-    over = threading.Event()
+    over, lines = threading.Event(), list[bytes]()
     caller = threading.Thread(target=ask, daemon=True)
     caller.start()
     try:
-        yield
+        yield lines
     finally:
         over.set()
 

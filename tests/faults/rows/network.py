@@ -14,7 +14,7 @@ from tests.faults.row import Figures, Promise, Row
 from tests.faults.timing import pause, seconds_until
 from tests.faults.traffic import traffic
 
-_WEB_CUT_S = 30.0
+_WEB_CUT_S = 60.0
 _CUT_S = 300.0
 _ONE_WAY_S = 60.0
 _SLOW_S = 60.0

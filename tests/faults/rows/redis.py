@@ -78,7 +78,7 @@ def failed_over(ground: Ground, _: int) -> Figures:
 def full(ground: Ground, _: int) -> Figures:
     """Row 29."""
     record = ground.create()
-    before = ground.redis.keys()
+    before, claims = ground.redis.keys(), _claims(ground)
     with ground.redis.full():
         for _ in range(5):
             body = {"model_name": "org/tiny"}
@@ -86,16 +86,25 @@ def full(ground: Ground, _: int) -> Figures:
             assert refused.status_code == 503, f"{refused.status_code}: {refused.text}"
     pause(0.5)
     after = ground.redis.keys()
+    assert _claims(ground) == claims, "a place is claimed, or listed, for what was refused"
     begun = monotonic()
     other = ground.create()
     recovered_s = monotonic() - begun
     assert ground.record(record["instance_id"])["pid"] == record["pid"]
     ground.delete(other["instance_id"])
-    kinds = ("instance", "events", "log")
+    kinds = ("instance", "events", "log", "once")
     return {
         "half records": sum(after.get(k, 0) - before.get(k, 0) for k in kinds),
         "next create": recovered_s,
     }
+
+
+def _claims(ground: Ground) -> tuple[int, ...]:
+    return (
+        ground.redis.do("HLEN", "fleet:claims:one"),
+        ground.redis.do("SCARD", "fleet:placed:one"),
+        ground.redis.do("ZCARD", "fleet:instances"),
+    )
 
 
 def disk_full(ground: Ground, _: int) -> Figures:
