@@ -55,7 +55,7 @@ def create_app(
     instances = Instances(settings, store, doorbells, table, policy(settings))
     for noun in (instances, Events(store, followers), Logs(store, followers)):
         app.register_blueprint(noun.blueprint())
-    app.register_blueprint(health.blueprint(store))
+    app.register_blueprint(health.blueprint(store, settings.idle_sweep_interval_s))
     patience = Patience(
         connect=settings.proxy_connect_timeout_s,
         first_byte=settings.proxy_first_byte_timeout_s,

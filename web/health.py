@@ -15,9 +15,12 @@ from shared.errors import StoreUnavailable
 from shared.store import Store
 from web.errors import error_object
 
+_SWEEPS_MISSED = 3  # in a row, before beat counts as silent
+_LATE_S = 5.0  # what one sweep may be late, of a worker that is busy
 
-def blueprint(store: Store) -> Blueprint:
-    """Return the routes."""
+
+def blueprint(store: Store, sweep_interval_s: float) -> Blueprint:
+    """Return the routes; beat has all of the fleet swept each `sweep_interval_s`."""
     routes = Blueprint("health", __name__)
 
     @routes.get("/healthz")
@@ -26,7 +29,7 @@ def blueprint(store: Store) -> Blueprint:
 
     @routes.get("/readyz")
     def readyz() -> tuple[Response, int]:
-        checks, notes = _checks(store)
+        checks, notes = _checks(store, sweep_interval_s)
         ready = all(check == "ok" for check in checks.values())
         shown = checks | notes if g.principal and g.principal.scope is Scope.ADMIN else {}
         if ready:
@@ -41,10 +44,10 @@ def blueprint(store: Store) -> Blueprint:
     return routes
 
 
-def _checks(store: Store) -> tuple[dict[str, str], dict[str, str]]:
+def _checks(store: Store, sweep_interval_s: float) -> tuple[dict[str, str], dict[str, str]]:
     """Return what must be "ok", and what an operator should know besides."""
     try:
-        nodes = store.nodes()
+        nodes, swept_ago_s = store.nodes(), store.swept_ago_s()
     except StoreUnavailable as error:
         return {"redis": str(error), "workers": "unknown: Redis does not answer"}, {}
     alive = [node for node in nodes if not node.lost]
@@ -55,4 +58,16 @@ def _checks(store: Store) -> tuple[dict[str, str], dict[str, str]]:
         for orphan in node.orphans
     )
     workers = "ok" if alive else "no worker sends a heartbeat"
-    return {"redis": "ok", "workers": workers}, {"orphans": orphans} if orphans else {}
+    notes = {"orphans": orphans, "beat": _beat(swept_ago_s, sweep_interval_s) if alive else ""}
+    checks = {"redis": "ok", "workers": workers}
+    return checks, {name: said for name, said in notes.items() if said}
+
+
+def _beat(swept_ago_s: float | None, interval_s: float) -> str:
+    """Return what is wrong with beat; "" if nothing is, or if it never was there."""
+    if swept_ago_s is None or swept_ago_s <= _SWEEPS_MISSED * interval_s + _LATE_S:
+        return ""
+    return (
+        f"silent for {swept_ago_s:.0f} s; its part is to have idle instances stopped every "
+        f"{interval_s:g} s, which each node does for its own meanwhile"
+    )

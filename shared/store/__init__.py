@@ -176,6 +176,12 @@ class Store(History, Protocol):
         first, and its events say so: see `domain.expiry.sweep`.
         """
 
+    def swept_ago_s(self) -> float | None:
+        """Return how many seconds ago all of the fleet was swept by `stop_idle`; None if never.
+
+        Beat has that done; a node's sweep of its own does not count.
+        """
+
     # API keys
 
     def api_keys(self) -> list[Key]:

@@ -36,6 +36,11 @@ class Keys:
         return f"{self.prefix}idle-held"
 
     @property
+    def swept_at(self) -> str:
+        """Time: when beat last had idle instances looked for."""
+        return f"{self.prefix}swept-at"
+
+    @property
     def instances(self) -> str:
         """Sorted set: ids of instances that are not ended, by creation time."""
         return f"{self.prefix}instances"

@@ -35,6 +35,7 @@ class MemoryStore(MemoryHistory):
         self._holders: dict[str, str] = {}
         self._beats: dict[str, float] = {}
         self._idle_held: dict[str, float] = {}
+        self._swept_at: float | None = None
         self._api_keys: dict[str, Key] = {}
         self._listeners: list[queue.SimpleQueue[str]] = []
         self._key_listeners: list[queue.SimpleQueue[str]] = []
@@ -213,6 +214,7 @@ class MemoryStore(MemoryHistory):
         who = node or "beat"
         with self._lock:
             now = self._clock()
+            self._swept_at = now if node is None else self._swept_at
             due = sweep(list(self._instances.values()), self._idle_held, now, hold_s)
             self._idle_held = {name: self._idle_held.get(name, now) for name in due.held}
             for name, why in due.hold.items():
@@ -222,6 +224,11 @@ class MemoryStore(MemoryHistory):
             for name in stopped:
                 self._ask_to_stop(self._instances[name], due.stop[name], BY_IDLE, who)
             return [self._instances[name] for name in stopped]
+
+    def swept_ago_s(self) -> float | None:
+        """Return how many seconds ago all of the fleet was swept by `stop_idle`; None if never."""
+        with self._lock:
+            return None if self._swept_at is None else max(0.0, self._clock() - self._swept_at)
 
     def api_keys(self) -> list[Key]:
         """Return all keys that were ever made, oldest first."""

@@ -223,6 +223,12 @@ class RedisStore(RedisHistory):
         return [record for record in self._read(stopped) if record]
 
     @answering
+    def swept_ago_s(self) -> float | None:
+        """Return how many seconds ago all of the fleet was swept by `stop_idle`; None if never."""
+        at = self._redis.get(self._keys.swept_at)
+        return None if at is None else max(0.0, self._now() - float(at))
+
+    @answering
     def api_keys(self) -> list[Key]:
         """Return all keys that were ever made, oldest first."""
         found = self._read_keys(self._redis.smembers(self._keys.api_keys))

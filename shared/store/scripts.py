@@ -179,6 +179,7 @@ end
 STOP_IDLE = """
 -- ARGV: node or '', who, seconds to hold back; see domain.expiry.sweep
 local at, hold = now(), tonumber(ARGV[3])
+if ARGV[1] == '' then redis.call('SET', prefix .. 'swept-at', number(at)) end
 local due, is_due = {}, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'expiry', '-inf', number(at))) do
   local held = redis.call('HMGET', instance_key(id), 'status', 'desired', 'node', 'timeout')

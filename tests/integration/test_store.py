@@ -898,6 +898,18 @@ def test_what_starts_took_is_forgotten_once_nobody_starts_so(redis_bench: RedisB
     assert 0 < redis_bench.client.ttl("fleet:starts:a") <= KEEP_STARTS_S
 
 
+# sweeps
+
+
+def test_only_a_sweep_of_the_whole_fleet_is_remembered(bench: Bench) -> None:
+    bench.store.stop_idle(node="one")
+    assert bench.store.swept_ago_s() is None
+    bench.store.stop_idle()
+    ago_s = bench.store.swept_ago_s()
+    assert ago_s is not None
+    assert 0.0 <= ago_s < 60.0
+
+
 # a stop withdrawn
 
 

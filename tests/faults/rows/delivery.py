@@ -74,9 +74,9 @@ def redelivered(ground: Ground, _: int) -> Figures:
 
 def no_beat_and_two(ground: Ground, number: int) -> Figures:
     """Row 41."""
-    if number % 2 == 0:
-        for beat in ground.beats:
-            beat.end(signal.SIGKILL)
+    none = number % 2 == 0
+    for beat in ground.beats if none else []:
+        beat.end(signal.SIGKILL)
     begun = monotonic()
     instance_id = ground.create(timeout=2)["instance_id"]
     ground.becomes(instance_id, "stopped")
@@ -85,7 +85,12 @@ def no_beat_and_two(ground: Ground, number: int) -> Figures:
     assert len(asked) == 1, f"asked to stop {len(asked)} times"
     assert asked[0]["by"] == "idle"
     assert ground.record(instance_id)["generation"] == 2
-    return {"stops": len(asked), "beyond its timeout": took_s - 2}
+    said_s = seconds_until(lambda: _says_beat_is_silent(ground) is none, 20, what="it is said")
+    return {"stops": len(asked), "beyond its timeout": took_s - 2, "said": said_s}
+
+
+def _says_beat_is_silent(ground: Ground) -> bool:
+    return "silent" in ground.fleet.call("GET", "/readyz").json().get("beat", "")
 
 
 def repeated(ground: Ground, _: int) -> Figures:
@@ -193,10 +198,11 @@ ROWS = (
         number=41,
         fault="no beat, two beats",
         done="beats killed; two beats; in turn",
-        promise="what is idle is stopped once all the same",
+        promise="what is idle is stopped once all the same; /readyz says that beat is silent",
         figures=(
             Promise(name="stops", at_most=1),
             Promise(name="beyond its timeout", at_most=15, unit="s"),
+            Promise(name="said", at_most=10, unit="s"),
         ),
         run=no_beat_and_two,
         runs=4,

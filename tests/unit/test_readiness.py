@@ -1,0 +1,56 @@
+"""What /readyz tells an operator besides whether it is ready."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, g
+
+from shared.store.memory import MemoryStore
+from tests.builders import a_node
+from web import health
+from web.auth import LOCAL
+
+INTERVAL_S = 10.0
+
+
+class Fleet:
+    """A node that lives, and what /readyz says of it as time passes."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.store = MemoryStore(lambda: self.now)
+        self._epoch = self.store.announce(a_node(), "worker")
+        self._app = Flask("test")
+        self._app.register_blueprint(health.blueprint(self.store, INTERVAL_S))
+
+        @self._app.before_request
+        def as_admin() -> None:
+            g.principal = LOCAL
+
+    def after(self, seconds: float) -> dict[str, Any]:
+        """Return what it says so much later."""
+        self.now += seconds
+        self.store.heartbeat(a_node().name, self._epoch)
+        answer = self._app.test_client().get("/readyz")
+        assert answer.status_code == 200
+        return dict(answer.get_json())
+
+
+def test_a_beat_that_falls_silent_is_told_until_it_is_back() -> None:
+    fleet = Fleet()
+    fleet.store.stop_idle()
+    assert "beat" not in fleet.after(3 * INTERVAL_S)
+    said = fleet.after(INTERVAL_S)["beat"]
+    assert said.startswith("silent for 40 s; its part is to have idle instances stopped every 10 s")
+    fleet.store.stop_idle()
+    assert "beat" not in fleet.after(0)
+
+
+def test_what_a_node_sweeps_for_itself_is_no_sign_of_beat() -> None:
+    fleet = Fleet()
+    assert "beat" not in fleet.after(0)  # never seen: not silent, but not there
+    fleet.store.stop_idle()
+    fleet.now += 100
+    fleet.store.stop_idle(node="one")
+    assert "silent for 100 s" in fleet.after(0)["beat"]
