@@ -32,7 +32,7 @@ from workers.recovery import Recovery
 from workers.run_directory import RunDirectory
 
 BUSY_PASS_S = 0.1  # while something starts or stops
-QUIET_PASS_S = 1.0  # while engines run: for their logs; their ends wake by themselves
+QUIET_PASS_S = 2.0  # while engines run: for their logs; their ends wake by themselves
 _SWEEP_S = 600.0  # between removals of old run directories
 _SCAN_S = 10.0  # between scans of the process table for engines that nobody knows
 _TRANSIENT = frozenset({Status.PENDING, Status.STARTING, Status.STOPPING})
