@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,6 +16,7 @@ import pytest
 from tests.demo.waiting import until
 from tests.integration.conformance import Case, running_way
 from tests.integration.raw_engine import Script, Talk, streaming
+from tests.integration.web_processes import descriptors_of, serving
 from web.relay.compiled import library
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -186,6 +188,34 @@ def test_a_caller_who_leaves_ends_the_engines_request_at_once(case: Case) -> Non
     caller.close()
     assert until(lambda: case.last().gone_at is not None, 10)
     assert case.last().gone_at - left < 1
+
+
+def test_streams_take_two_descriptors_and_callers_who_vanish_leave_none(case: Case) -> None:
+    def script(talk: Talk) -> None:
+        talk.read_body()
+        talk.send(CHUNKED)
+        for piece in [TOKEN] * 10 + [b"enough"]:
+            talk.pause(0.005)
+            talk.send(chunk(piece))
+        talk.pause(20)
+
+    case.engine.script = script
+    (web,) = serving(case.way)
+    before = descriptors_of(web)
+    for turn in range(6):
+        callers = [case.caller() for _ in range(50)]
+        for caller in callers:
+            caller.send(case.head())
+        for caller in callers:
+            caller.read_to(chunk(b"enough"))
+        assert descriptors_of(web) <= before + 2 * len(callers)
+        for caller in callers:
+            if turn % 2:  # leaves with a reset
+                caller.socket.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+            caller.close()
+        assert until(lambda: descriptors_of(web) <= before, 10), descriptors_of(web) - before
 
 
 def test_a_stream_may_last_and_may_not_fall_silent(case: Case) -> None:

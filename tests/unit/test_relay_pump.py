@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 
 import pytest
 import uvloop
@@ -175,6 +177,72 @@ def test_a_stream_that_has_left_is_let_alone(ground: Ground) -> None:
     ground.turn()
     assert (engine.back, read(caller_end)) == ([], b"")
     assert read(source) == chunk(b"x")
+
+
+class Caller(asyncio.Protocol):
+    """A connection that looks, once it is lost, whether its descriptor is still its own."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._number = connection.fileno()
+        self._inode = os.fstat(self._number).st_ino
+        self.lost: list[bool] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        if data == b"error":
+            raise RuntimeError
+        self.transport.abort()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.lost.append(os.fstat(self._number).st_ino == self._inode)
+
+
+def reset(end: socket.socket) -> None:
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    end.close()
+
+
+@pytest.mark.parametrize(
+    ("leave", "reads"),
+    [
+        (socket.socket.close, True),
+        (reset, True),
+        (reset, False),
+        (lambda end: end.shutdown(socket.SHUT_WR), True),
+        (lambda end: end.send(b"abort"), True),
+        (lambda end: end.send(b"error"), True),
+    ],
+    ids=["close", "reset", "reset, heard by a write", "half-close", "abort", "error"],
+)
+def test_the_event_loop_closes_no_descriptor_before_its_protocol_has_heard(
+    leave: Callable[[socket.socket], object], reads: bool
+) -> None:
+    """Until then the pump reads and writes descriptors of the loop's."""
+
+    async def exchange() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, _context: None)
+        await loop.connect_accepted_socket(lambda: caller, ours)
+        if not reads:
+            caller.transport.pause_reading()
+        leave(theirs)
+        while not caller.lost:
+            if not reads:  # hears of it by a write
+                caller.transport.write(b"x")
+            await asyncio.sleep(0)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    ours.setblocking(False)  # noqa: FBT003 - the standard library's own
+    caller = Caller(ours)
+    with theirs, closing(uvloop.new_event_loop()) as loop:
+        loop.run_until_complete(asyncio.wait_for(exchange(), 10))
+    assert caller.lost == [True]
 
 
 def test_a_slot_is_used_again_and_never_twice(ground: Ground) -> None:

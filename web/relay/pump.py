@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import os
 from typing import Protocol
 
 from web.relay.compiled import library
@@ -47,7 +46,7 @@ class Pump:
             OSError: no descriptor or no memory is left.
         """
         self._compiled = compiled
-        self._streams: dict[int, tuple[Stream, int]] = {}  # with the caller's descriptor
+        self._streams: dict[int, Stream] = {}
         self._free = list(range(most_streams))
         self._moved = (ctypes.c_ubyte * most_streams)()
         self._back = _HandedBack()
@@ -60,6 +59,9 @@ class Pump:
     def take(self, engine: Stream, source: int, sink: int) -> int | None:
         """Pass a stream on from now on; return its slot, or None if it cannot be taken.
 
+        Descriptors are given to others once they are closed, so the stream has to leave before.
+        uvloop closes one only after its protocol has heard `connection_lost`.
+
         Args:
             engine: told when its stream comes back, by `back_from_pump`.
             source: descriptor of the engine's connection; nothing else may read it.
@@ -67,29 +69,22 @@ class Pump:
         """
         if not self._free:
             return None
-        # A descriptor of our own: the event loop closes its one as soon as the caller has gone,
-        # before anybody hears of it, and the next caller may be given the same number.
-        try:
-            caller = os.dup(sink)
-        except OSError:
-            return None
         slot = self._free.pop()
-        if self._compiled.pump_take(self._pump, slot, source, caller) != 0:
+        if self._compiled.pump_take(self._pump, slot, source, sink) != 0:
             self._free.append(slot)
-            os.close(caller)
             return None
-        self._streams[slot] = engine, caller
+        self._streams[slot] = engine
         return slot
 
     def leave(self, slot: int) -> None:
-        """Have nothing more to do with a stream; its engine's connection is still open."""
+        """Have nothing more to do with a stream; both of its descriptors are still open."""
         self._compiled.pump_leave(self._pump, slot)
         self._forget(slot)
 
     def tick(self) -> None:
         """Tell the streams that have moved since the last tick that they have."""
         moved = self._moved
-        for slot, (engine, _) in self._streams.items():
+        for slot, engine in self._streams.items():
             if moved[slot]:
                 moved[slot] = 0
                 engine.has_moved()
@@ -102,10 +97,8 @@ class Pump:
             engine.back_from_pump(piece, back.sent)
 
     def _forget(self, slot: int) -> Stream:
-        engine, caller = self._streams.pop(slot)
-        os.close(caller)
         self._free.append(slot)
-        return engine
+        return self._streams.pop(slot)
 
 
 def new_pump(loop: asyncio.AbstractEventLoop, most_streams: int) -> Pump | None:

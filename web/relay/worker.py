@@ -233,11 +233,10 @@ def _act(act: Callable[[], None], _number: int, _frame: object) -> None:
 def _most_connections(wanted: int) -> int:
     """Raise this process's limit of descriptors as far as it needs and may; return what fits.
 
-    A connection that is relayed takes two descriptors, and one more as a long stream; one more is
-    not necessary, so what fits is counted without it.
+    A connection that is relayed takes two descriptors.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 3 * wanted + _OWN_DESCRIPTORS
+    needed = 2 * wanted + _OWN_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
