@@ -9,14 +9,19 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
+from typing import cast
 
 import pytest
 import uvloop
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from web.relay.caller import CallerConnection
 from web.relay.chunks import Chunks
+from web.relay.clock import Clock
 from web.relay.compiled import library
+from web.relay.engine import EngineConnection
+from web.relay.pool import Pool
 from web.relay.pump import Pump
 
 compiled = library()
@@ -100,6 +105,13 @@ class Ground:
             self._ended.enter_context(end)
             end.settimeout(0)
         return pair
+
+    def connect(self, protocol: asyncio.Protocol, connection: socket.socket) -> None:
+        """Give a connection to the event loop, until the test ends."""
+        connecting = self._loop.connect_accepted_socket(lambda: protocol, connection)
+        transport: asyncio.Transport = self._loop.run_until_complete(connecting)[0]  # type: ignore[assignment]
+        self._ended.callback(self.turn)
+        self._ended.callback(transport.abort)
 
     def turn(self) -> None:
         """Let the pump do what there is to do."""
@@ -262,3 +274,55 @@ def test_a_slot_is_used_again_and_never_twice(ground: Ground) -> None:
     ground.turn()
     assert read(theirs[1]) == chunk(b"mine")
     assert engines[4].back == engines[2].back == []
+
+
+class Reader:
+    """Stands where a caller's connection does, in front of the connection to its engine."""
+
+    only_reads = True
+    deadline = 0.0
+
+    def __init__(self, sink: socket.socket) -> None:
+        self.transport = self
+        self._sink = sink
+        self.faults = 0
+        self.failures: list[Exception] = []
+
+    def get_extra_info(self, _name: str) -> socket.socket:
+        return self._sink
+
+    def begin_answer(self, *_: object) -> None:
+        pass
+
+    def write(self, data: bytes) -> None:
+        if self.faults:
+            self.faults -= 1
+            raise RuntimeError("a fault of ours")
+        self._sink.send(data)
+
+    def failed(self, error: Exception) -> None:
+        self.failures.append(error)
+
+
+def test_a_fault_in_python_cuts_the_stream_that_came_back(ground: Ground) -> None:
+    (engine_end, source), (sink, caller_end) = ground.pair(), ground.pair()
+    reader = Reader(sink)
+    pool = Pool(Clock(1.0, 0.0, 60.0))
+    engine = EngineConnection(pool, ("127.0.0.1", 1), ground.pump)
+    ground.connect(engine, source)
+    engine.begin(cast("CallerConnection", reader), b"GET / HTTP/1.1\r\n\r\n")
+    engine_end.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(5):
+        ground.turn()
+        engine_end.send(chunk(b"x"))
+    ground.turn()
+    assert read(caller_end) == chunk(b"x") * 5
+    assert not engine.transport.is_reading()  # the pump has it
+    reader.faults = 1
+    engine_end.send(chunk(b"y")[:-1])  # Python has to follow this
+    ground.turn()
+    with suppress(BrokenPipeError):
+        engine_end.send(chunk(b"y")[-1:])
+    ground.turn()
+    assert read(caller_end) == b""  # never what follows, as if nothing were missing
+    assert len(reader.failures) == 1

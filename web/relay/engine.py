@@ -103,11 +103,15 @@ class EngineConnection(asyncio.Protocol):
         """
         self._slot = None
         self.transport.resume_reading()
-        if sent and self.caller is not None:
-            self.has_moved()
-            self.caller.transport.write(piece[sent:])
-        elif piece:
-            self.data_received(piece)
+        try:
+            if sent and self.caller is not None:
+                self.has_moved()
+                self.caller.transport.write(piece[sent:])
+            elif piece:
+                self.data_received(piece)
+        except BaseException:  # what the event loop does where it brings the bytes itself
+            self.transport.abort()
+            raise
 
     def release(self) -> None:
         """Forget the caller: back into the pool if another request may follow, else close."""
