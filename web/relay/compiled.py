@@ -13,6 +13,7 @@ import sys
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 _SOURCE = Path(__file__).with_name("pump.c")
 _FLAGS = ("-O2", "-Wall", "-Wextra", "-shared", "-fPIC")
@@ -51,20 +52,31 @@ def make() -> str:
     compiler = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         return "relay: no C compiler here, so streams go through Python (as correct, more CPU)"
-    target = library_path()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(".new")
-    ran = subprocess.run(
-        [compiler, *_FLAGS, "-o", str(draft), str(_SOURCE)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if ran.returncode != 0:
-        why = next(iter(ran.stderr.splitlines()), "no reason given")
+    try:
+        why = _compile(compiler, library_path())
+    except OSError as error:
+        why = str(error)
+    if why:
         return f"relay: {compiler} failed ({why}), so streams go through Python (more CPU)"
-    draft.replace(target)
     return f"relay: compiled {_SOURCE.name}"
+
+
+def _compile(compiler: str, target: Path) -> str:
+    """Make the library; return why it was not, else an empty string."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent) as folder:  # another set-up may be at it, too
+        draft = Path(folder) / target.name
+        ran = subprocess.run(
+            [compiler, *_FLAGS, "-o", str(draft), str(_SOURCE)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if ran.returncode != 0:
+            return next(iter(ran.stderr.splitlines()), "no reason given")
+        draft.replace(target)
+    return ""
 
 
 if __name__ == "__main__":
