@@ -50,6 +50,7 @@ class Setup:
     bad_network: bool = False  # worker and web reach Redis through a fault proxy each
     namespace: bool = False  # the node is a network namespace of its own: needs root
     small_disk_mib: int = 0  # of Redis's data and of run directories; 0: as large as they are
+    redis_apart: bool = False  # Redis's data is not on the small disk
     gpus: int = 0  # how many the driver of each node pretends to have
 
 
@@ -245,7 +246,8 @@ def ground(folder: Path, setup: Setup) -> Iterator[Ground]:
     with _disk(folder, setup.small_disk_mib):
         namespace = Namespace() if setup.namespace else None
         addresses = ("127.0.0.1", namespace.redis_address) if namespace else ("127.0.0.1",)
-        redis = RedisProcess(folder / "redis", addresses=addresses)
+        data = folder.with_name(f"{folder.name}-redis") if setup.redis_apart else folder / "redis"
+        redis = RedisProcess(data, addresses=addresses)
         redis.start()
         fleet = LocalFleet(folder, redis.url, {**SCALED, **dict(setup.env)})
         stands = Ground(setup, fleet, redis, namespace)
