@@ -377,7 +377,9 @@ class Engine:
         return self._shim is None and not any(self._run.read(name, self.run) for name in facts)
 
     def _members(self) -> set[int]:
-        marks = Marks(self.instance_id, self._run.work, self.leader, self._run.lock_holder())
+        over_at = (self._run.read("exit", self.run) or {}).get("over_at")
+        shim = self._run.lock_holder()
+        marks = Marks(self.instance_id, self._run.work, self.leader, shim, over_at)
         return process_tree.members(marks)
 
     def _released(self, record: Instance) -> bool:

@@ -48,7 +48,7 @@ class Identity:
     @property
     def age_s(self) -> float:
         """Seconds since it started, those in which the machine slept included."""
-        return clock_gettime(CLOCK_BOOTTIME) - self.start_time / os.sysconf("SC_CLK_TCK")
+        return clock_gettime(CLOCK_BOOTTIME) - self.start_time / _ticks_per_s()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class Marks:
     work: Path
     leader: Identity | None  # the engine's first process, also leader of its session
     shim: int | None  # pid
+    over_at: int | None = None  # ticks since boot: no member of its session began later
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,11 @@ class _Stat:
 def boot_id() -> str:
     """Return the id of this boot of the machine; pids and start times mean nothing across it."""
     return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def ticks_now(in_s: float = 0.0) -> int:
+    """Return the time in ticks since boot, now or in some seconds."""
+    return int((clock_gettime(CLOCK_BOOTTIME) + in_s) * _ticks_per_s())
 
 
 def start_time(pid: int) -> int | None:
@@ -104,7 +110,7 @@ def members(marks: Marks) -> set[int]:
     found = {
         pid
         for pid, stat in stats.items()
-        if _in_session(stat, marks.leader, stats)
+        if _in_session(stat, marks, stats)
         or (_is_orphan(stat, reapers) and _works_in(pid) == work)
         or _carried(pid)[0] == marks.instance_id
     }
@@ -151,6 +157,11 @@ def kill(find: Callable[[], set[int]], patience_s: float) -> set[int]:
         Event().wait(_SCAN_GAP_S)
 
 
+@cache
+def _ticks_per_s() -> int:
+    return os.sysconf("SC_CLK_TCK")
+
+
 def _stats() -> dict[int, _Stat]:
     return {stat.pid: stat for pid in _pids() if (stat := _stat(pid))}
 
@@ -178,12 +189,15 @@ def _stat(pid: int) -> _Stat | None:
     )
 
 
-def _in_session(stat: _Stat, leader: Identity | None, stats: dict[int, _Stat]) -> bool:
+def _in_session(stat: _Stat, marks: Marks, stats: dict[int, _Stat]) -> bool:
+    leader = marks.leader
     if leader is None or stat.session != leader.pid:
         return False
     # A leader with another start time is a stranger that got the pid, and its own session.
-    holder = stats.get(leader.pid)
-    return holder is None or holder.start_time == leader.start_time
+    if leader.pid in stats:
+        return stats[leader.pid].start_time == leader.start_time
+    # So it is if that stranger has ended, as the first process of every daemon does.
+    return marks.over_at is None or stat.start_time <= marks.over_at
 
 
 def _with_descendants(pids: set[int], stats: dict[int, _Stat]) -> set[int]:

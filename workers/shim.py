@@ -192,6 +192,7 @@ class Engine:
                         "code": ended if ended >= 0 else None,
                         "signal": -ended if ended < 0 else None,
                         "at": time(),
+                        "over_at": process_tree.ticks_now(in_s=_LEFTOVER_GRACE_S + _VERIFY_S),
                     }
 
     def _copy_output(self) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,22 @@ def test_what_descends_from_a_member_is_one_wherever_it_has_gone(spawn: Spawn, w
         assert members(marks(work)) == {parent.pid, child}
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_strangers_daemon_that_got_the_pid_for_its_session_is_not_found(
+    spawn: Spawn, work: Path, tmp_path: Path
+) -> None:
+    daemons = spawn(ORPHAN, cwd=tmp_path, own_session=True)
+    left = int(said(daemons))
+    daemons.wait()
+    ours = marks(work, leader=Identity(daemons.pid, 0))
+    started = start_time(left)
+    assert started
+    try:
+        assert members(replace(ours, over_at=started)) == {left}
+        assert members(replace(ours, over_at=started - 1)) == set()
+    finally:
+        os.kill(left, signal.SIGKILL)
 
 
 def test_marked_processes_are_found_by_instance(spawn: Spawn, work: Path) -> None:
