@@ -30,11 +30,12 @@ class Pulse:
     silent_s: float = 0.0  # watched, without an answer
     unanswered: int = 0  # questions in a row
     asked_at: float | None = None  # the last time
+    at_work: bool = False  # its last answer showed new steps, or nothing to make steps for
 
     @property
     def well(self) -> bool:
-        """Whether its last answer showed steps, or nothing to make steps for."""
-        return self.steps is not None and self.flat_s == 0.0 and self.unanswered == 0
+        """Whether it has just shown steps, or nothing to make steps for."""
+        return self.at_work and self.unanswered == 0
 
 
 def felt(pulse: Pulse, vitals: Vitals | None, now: float) -> Pulse:
@@ -50,12 +51,14 @@ def felt(pulse: Pulse, vitals: Vitals | None, now: float) -> Pulse:
         silent_s = pulse.silent_s + passed if pulse.unanswered else 0.0
         unanswered = pulse.unanswered + 1
         return replace(pulse, silent_s=silent_s, unanswered=unanswered, asked_at=now)
+    stepped = pulse.steps is not None and vitals.steps != pulse.steps
     flat = pulse.running > 0.0 and vitals.running > 0.0 and vitals.steps == pulse.steps
     return Pulse(
         steps=vitals.steps,
         running=vitals.running,
         flat_s=pulse.flat_s + passed if flat else 0.0,
         asked_at=now,
+        at_work=stepped or vitals.running == 0.0,
     )
 
 

@@ -67,6 +67,12 @@ def test_an_answer_ends_the_silence() -> None:
     assert (why_hung(pulse, GRACE), pulse.well) == ("", True)
 
 
+def test_one_answer_of_an_engine_in_use_does_not_show_that_it_is_well_again() -> None:
+    """A worker that takes over an unhealthy engine knows nothing of its steps before."""
+    assert not watched(*saying(2.0, 7.0)).well
+    assert watched(*saying(2.0, 7.0, 8.0)).well
+
+
 def test_what_nobody_watched_does_not_count() -> None:
     """A worker that was frozen for an hour knows nothing of that hour."""
     assert why_hung(watched(*FLAT[:3], every=3_600.0), GRACE) == ""
