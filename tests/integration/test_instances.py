@@ -41,7 +41,7 @@ def test_a_failed_start_says_why_and_shows_the_log(fleet: LocalFleet) -> None:
 
 def test_a_failed_instance_gives_its_place_back(fleet: LocalFleet) -> None:
     for _ in range(6):  # one more than both nodes take
-        assert fleet.create(crash_while_loading=True)["status"] == "failed"
+        assert fleet.create(no_such_flag=1)["status"] == "failed"
 
 
 def test_the_load_stage_shows_while_it_starts(fleet: LocalFleet) -> None:

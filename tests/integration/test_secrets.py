@@ -61,7 +61,7 @@ class Surfaces:
         for path in ("/instances", "/instances?all=1", "/healthz", "/readyz", "/no/such"):
             self.call("GET", path)
         for instance_id in self.ids:
-            for path in ("", "/logs?tail=1000"):
+            for path in ("", "/logs?tail=1000", "/logs?run=previous", "/events"):
                 self.call("GET", f"/instances/{instance_id}{path}")
             self.call("GET", f"/proxy/{instance_id}/v1/models")
         self._read_redis()
@@ -132,6 +132,8 @@ def surfaces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surfaces]:
         "ENGINE_ENV_FILE": str(folder / "engine.env"),
         "NO_PROXY": "*",
         "APP_DEBUG": "true",
+        "RESTART_MAX_FAILED_STARTS": "1",  # who crashes here has failed
+        "RESTART_MAX_PER_HOUR": "1",
     }
     # Another secret of the fleet, API keys say, is planted here and created below.
     with local_fleet(folder, redis_password=REDIS, **planted) as fleet:

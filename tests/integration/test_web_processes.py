@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -111,7 +113,9 @@ def test_streams_outlive_the_replacement_of_their_process(
         if replace is replaced_by_upgrade:
             (new_master,) = set(serving(way)) - set(old)
             ended.callback(os.kill, new_master, signal.SIGTERM)
-        leaving = [caller for caller in idle if is_left(other, caller)]
+        with ThreadPoolExecutor(len(idle)) as pool:  # at once: who says nothing is left, too
+            left = list(pool.map(partial(is_left, other), idle))
+        leaving = [caller for caller, has_left in zip(idle, left, strict=True) if has_left]
         assert leaving or replace is replaced_one_by_one
         assert asking.goes_on(50)
         assert all(not has_ended(pid) for pid in old)
@@ -332,6 +336,7 @@ def test_the_whole_fleet_ends_at_once_with_a_stream_under_way(tmp_path: Path) ->
 def test_relayed_requests_are_in_the_access_log_without_their_query(tmp_path: Path) -> None:
     command = {"GUNICORN_CMD_ARGS": "--access-logfile -"}
     with running_web(tmp_path, WEB_PROCESSES="1", **command) as way, closing(Case(way)) as case:
+        assert until(lambda: metric(way, "fleet_routing_table_instances", {}) == 1, 10)
         case.ask("GET", "?secret=word", "X-Request-Id: mine")
         line = f'127.0.0.1 "GET {case.path}" 200 '
         assert until(lambda: line in master_of(way).log.read_text(), 5)
