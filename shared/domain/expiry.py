@@ -49,13 +49,15 @@ def sweep(
         instances: of the whole fleet.
         held: those that are held back, since when.
         now: by the clock of all these times, the store's.
-        hold_s: how long they are; 0: nothing is.
+        hold_s: how long they are; 0: nothing is, and the events only say how many end at once.
     """
     due = {one.instance_id: one for one in instances if is_due(one, now)}
     running = sum(one.serving for one in instances)
-    if not is_suspicious(len(due), running) or hold_s == 0:
+    if not is_suspicious(len(due), running):
         return Sweep({name: _idle(one) for name, one in due.items()}, {}, ())
     share = f"{len(due)} of {running} running instances are due at once"
+    if hold_s == 0:
+        return Sweep({name: f"{_idle(one)}; {share}" for name, one in due.items()}, {}, ())
     # A time in the future is another clock's: it begins anew.
     since = {name: held[name] for name in due if held.get(name, now + 1.0) <= now}
     over = {name for name, at in since.items() if now - at >= hold_s}

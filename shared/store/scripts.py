@@ -191,27 +191,28 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'expiry', '-inf', numb
   end
 end
 local running = 0
-if #due > 1 and hold > 0 then
+if #due > 1 then
   for _, id in ipairs(redis.call('ZRANGE', prefix .. 'instances', 0, -1)) do
     local held = redis.call('HMGET', instance_key(id), 'status', 'desired')
     if held[1] == 'running' and held[2] == 'running' then running = running + 1 end
   end
 end
-local suspicious = hold > 0 and #due > 1 and 2 * #due > running
+local suspicious = #due > 1 and 2 * #due > running
+local holds = suspicious and hold > 0
 local held_key = prefix .. 'idle-held'
 for _, id in ipairs(redis.call('HKEYS', held_key)) do
-  if not (suspicious and is_due[id]) then redis.call('HDEL', held_key, id) end
+  if not (holds and is_due[id]) then redis.call('HDEL', held_key, id) end
 end
-local share = string.format('; held back for %g s: %d of %d running instances are due at once',
-  hold, #due, running)
+local share = (holds and string.format('; held back for %g s: ', hold) or '; ')
+  .. string.format('%d of %d running instances are due at once', #due, running)
 local stopped = {}
 for _, one in ipairs(due) do
   local since = tonumber(redis.call('HGET', held_key, one.id) or at + 1)
-  if suspicious and since > at then
+  if holds and since > at then
     redis.call('HSET', held_key, one.id, number(at))
     event(one.id, at, 'idle', ARGV[2], 'running', one.why .. share)
     publish(one.id)
-  elseif (ARGV[1] == '' or ARGV[1] == one.node) and (not suspicious or at - since >= hold) then
+  elseif (ARGV[1] == '' or ARGV[1] == one.node) and (not holds or at - since >= hold) then
     redis.call('HDEL', held_key, one.id)
     ask_to_stop(one.id, at, one.why .. (suspicious and share or ''), 'idle', ARGV[2])
     table.insert(stopped, one.id)

@@ -692,6 +692,14 @@ def test_more_than_half_of_what_runs_is_held_back_and_an_event_says_so_once(benc
     )
 
 
+def test_without_a_hold_more_than_half_end_at_once_and_it_is_said(bench: Bench) -> None:
+    idle(bench, "i1", "i2", used=1)
+    stopped = bench.store.stop_idle(hold_s=0.0)
+    said = "idle for 60 s, its timeout; 2 of 3 running instances are due at once"
+    assert [one.stop_reason for one in stopped] == [said] * 2
+    assert bench.store.events("i1")[-1].reason == said
+
+
 def test_what_was_held_back_and_is_still_idle_is_stopped_and_it_is_said(bench: Bench) -> None:
     idle(bench, "i1", "i2")
     bench.store.stop_idle(hold_s=0.05)

@@ -95,5 +95,8 @@ def test_a_hold_that_began_in_the_future_begins_anew() -> None:
     assert (found.stop, list(found.hold)) == ({}, ["idle0"])
 
 
-def test_no_hold_holds_nothing_back() -> None:
-    assert len(sweep(a_fleet(5, 0), {}, NOW, 0.0).stop) == 5
+def test_no_hold_holds_nothing_back_but_says_how_many_end_at_once() -> None:
+    stop = sweep(a_fleet(5, 0), {}, NOW, 0.0).stop
+    said = "idle for 60 s, its timeout; 5 of 5 running instances are due at once"
+    assert list(stop.values()) == [said] * 5
+    assert sweep(a_fleet(1, 0), {}, NOW, 0.0).stop == {"idle0": "idle for 60 s, its timeout"}
