@@ -9,7 +9,7 @@ I4 only arrows of the status diagram      I8 control reads: p99 < 500 ms, or a c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -105,13 +105,14 @@ def misrouted(ground: Ground) -> list[str]:
     return found
 
 
-def leaks(ground: Ground) -> list[str]:
-    """Return where the planted secret shows."""
-    surfaces = {"GET /instances": str(records(ground))}
-    for instance_id in records(ground):
-        surfaces[f"log of {instance_id}"] = ground.fleet.call(
-            "GET", f"/instances/{instance_id}/logs"
-        ).text
+def leaks(ground: Ground, instance_ids: Collection[str] | None = None) -> list[str]:
+    """Return where the planted secret shows, of these instances or of all."""
+    asked = ("/instances?all=1", "/readyz", "/metrics")
+    surfaces = {path: ground.fleet.call("GET", path).text for path in asked}
+    for instance_id in records(ground) if instance_ids is None else instance_ids:
+        for run in ("current", "previous"):
+            path = f"/instances/{instance_id}/logs?tail=5000&run={run}"
+            surfaces[path] = ground.fleet.call("GET", path).text
         surfaces[f"events of {instance_id}"] = str(ground.events(instance_id))
     for process in ground.fleet.processes:
         surfaces[process.log.name] = process.log.read_text(errors="replace")

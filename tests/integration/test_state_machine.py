@@ -28,7 +28,7 @@ from shared import queue
 from shared.domain.instance import Status, may_become
 from tests.faults import bells, sight
 from tests.faults.ground import Ground, Setup, ground
-from tests.faults.invariants import STATUSES
+from tests.faults.invariants import STATUSES, leaks
 from tests.faults.timing import pause, seconds_until
 
 _EXAMPLES = int(os.environ.get("FAULT_EXAMPLES", "0"))
@@ -162,6 +162,7 @@ class Fleet(RuleBasedStateMachine):
         seconds_until(
             lambda: not sight.trees(self.stands.folder), _CONVERGES_S, what="nothing is left"
         )
+        assert not (shown := leaks(self.stands, self.asked)), shown
 
     def _converges(self, instance_id: str, want: str) -> None:
         wanted = {"stopped"} if want == "stop" else _SETTLED
