@@ -5,7 +5,7 @@ from gunicorn.workers.base import Worker
 
 from shared.address import authority
 from shared.settings import Settings
-from web.booting import hold_signals_at_forks
+from web.booting import hear_signals, hold_signals_at_forks
 from web.relay.loads import Loads
 from web.reloading import Reloading
 from web.snapshots import Snapshots
@@ -44,6 +44,11 @@ def on_starting(server: Arbiter) -> None:
 def pre_fork(server: Arbiter, worker: Worker) -> None:
     """Give each web process a place to tell the others how busy it is."""
     worker.load = server.fleet_loads.new()
+
+
+def post_worker_init(_: Worker) -> None:
+    """Take signals, from now on, under gunicorn's own worker classes too."""
+    hear_signals()
 
 
 def on_reload(server: Arbiter) -> None:

@@ -3,7 +3,8 @@
 From its fork until it has handlers of its own, a process has those of gunicorn's master, which
 queue signals for the master that it is not. One told to end in that moment would go on serving,
 and the master would wait for it to the end of its patience. So signals are held back from before
-the fork until the process can hear them.
+the fork until the process can hear them: our worker classes say so as soon as they have handlers,
+gunicorn's own do not, so their processes hear nothing until the application is loaded.
 """
 
 from __future__ import annotations
