@@ -27,7 +27,7 @@ IDLE_S = 60.0
 _CREATE_S = 120.0  # twenty stand-ins, two cores
 _AFTER_S = 2.0  # that long answers are watched after a crash
 _BAD_GATEWAY = 502
-_REPORTED_S = 2.0  # by then the last request's end is reported; one in between looks like use
+_REPORTED_S = 2.0  # by then the end of the last request is reported
 _PID = re.compile(r"^Pid:\t(\d+)$", re.MULTILINE)
 _SETTLES_S = 10.0  # what starting twenty engines leaves to be done
 
