@@ -75,10 +75,12 @@ class Followers:
         """Return an answer that goes on.
 
         Raises:
-            TooManyFollowers: this process has as many as it takes.
+            TooManyFollowers: this process has as many as it takes, or stops.
         """
+        if self._closed.is_set():
+            raise TooManyFollowers("this web process stops; ask again, and another one answers")
         with self._lock:
-            if self._count >= self._most or self._closed.is_set():
+            if self._count >= self._most:
                 raise TooManyFollowers(
                     f"{self._count} callers follow events or logs at this web process, which takes "
                     f"{self._most}; ask again later, or without follow"

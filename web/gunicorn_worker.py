@@ -32,6 +32,13 @@ class JsonErrorWorker(ThreadWorker):  # type: ignore[misc]
         super().init_signals()
         hear_signals()
 
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """Begin to end; whoever follows something is told, and goes on at another process."""
+        super().handle_exit(sig, frame)
+        application = getattr(self, "wsgi", None)  # not there yet while it boots
+        if parts := getattr(application, "extensions", {}).get("relay"):
+            parts.followers.close()
+
     def finish_request(self, conn: TConn, fs: Future[object]) -> None:
         """Close what has ended in a thread: a caller that stays makes it last two seconds."""
         if fs.cancelled() or fs.exception() or fs.result() is not False:
