@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.domain.instance import Instance, Status
 from shared.domain.node import Node
 from shared.errors import Conflict
-from shared.store import Change, Store
+from shared.store import KEEP_FORGOTTEN_S, Change, Store
 
 
 def lost_node(store: Store, instance: Instance) -> Node:
@@ -50,6 +50,7 @@ def forget(store: Store, instance: Instance, who: str) -> Instance:
             fields={"reason": reason, "stage": "", "progress": None, "port": None, "pid": None},
             by="user",
             who=who,
+            keep_s=KEEP_FORGOTTEN_S,  # a node that finds no record would write its own back
         )
         if not store.apply(change):
             raise Conflict(f"instance {now.instance_id} has just changed; look at it again")

@@ -19,6 +19,7 @@ from shared.store.history import Created, Event, History, LogLine, Once
 
 __all__ = [
     "KEEP_ENDED_S",
+    "KEEP_FORGOTTEN_S",
     "USE_REPORT_S",
     "Beat",
     "Change",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 KEEP_ENDED_S = 86_400  # ended records, their events and logs: a day
+KEEP_FORGOTTEN_S = 10 * 365 * 86_400  # records of which a lost node has not heard that they ended
 USE_REPORT_S = 1.0  # at most between a request's begin and the first touch for it
 
 
@@ -51,6 +53,7 @@ class Change:
     fields: Mapping[str, object] = field(default_factory=dict)  # other worker fields to set
     by: str = "worker"  # what kind of who, for the event
     who: str = ""  # for the event; '': the node
+    keep_s: int = KEEP_ENDED_S  # for which the record is kept if this ends it
 
 
 class Beat(StrEnum):

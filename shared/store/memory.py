@@ -36,6 +36,7 @@ class MemoryStore(MemoryHistory):
         self._beats: dict[str, float] = {}
         self._idle_held: dict[str, float] = {}
         self._swept_at: float | None = None
+        self._keep_s: dict[str, int] = {}  # once they have ended
         self._api_keys: dict[str, Key] = {}
         self._listeners: list[queue.SimpleQueue[str]] = []
         self._key_listeners: list[queue.SimpleQueue[str]] = []
@@ -121,7 +122,12 @@ class MemoryStore(MemoryHistory):
         """Return all that are not ended, oldest first; and those that ended in the last day."""
         with self._lock:
             self._forget_old()
-            found = [i for i in self._instances.values() if with_ended or not i.ended]
+            recent = self._clock() - KEEP_ENDED_S
+            found = [
+                i
+                for i in self._instances.values()
+                if not i.ended or (with_ended and (i.ended_at or 0.0) > recent)
+            ]
             return sorted(found, key=lambda record: record.created_at)
 
     def placed_on(self, node: str) -> list[Instance]:
@@ -147,6 +153,7 @@ class MemoryStore(MemoryHistory):
             if record is None or not self._holds(record, change):
                 return False
             self._instances[record.instance_id] = self._changed(record, change)
+            self._keep_s[record.instance_id] = change.keep_s
             if change.status in RELEASED:
                 self._claims[record.node].pop(record.instance_id, None)
             if change.status is not record.status:
@@ -334,8 +341,8 @@ class MemoryStore(MemoryHistory):
         self._event(record.instance_id, by, who, "desired=stopped", reason)
 
     def _forget_old(self) -> None:
-        oldest = self._clock() - KEEP_ENDED_S
         for record in list(self._instances.values()):
+            oldest = self._clock() - self._keep_s.get(record.instance_id, KEEP_ENDED_S)
             if record.status in RELEASED and (record.ended_at or 0.0) <= oldest:
                 self._instances.pop(record.instance_id)
                 self._forget_history(record.instance_id)

@@ -188,6 +188,7 @@ class RedisStore(RedisHistory):
                 change.by,
                 change.who or change.node,
                 KEEP_ENDED_S,
+                change.keep_s,
                 json.dumps(removed),
                 *_flat(encode(change.fields)),
             )

@@ -101,7 +101,8 @@ return 1
 
 APPLY = """
 -- ARGV: id, node, epoch, generation, status, JSON list of statuses it may come from, by, who,
---       seconds to keep ended records, JSON list of fields to remove, hash fields and values
+--       seconds to keep what has ended, and this record of it, JSON list of fields to remove,
+--       hash fields and values
 local id, node, status = ARGV[1], ARGV[2], ARGV[5]
 local key = instance_key(id)
 local held = redis.call('HMGET', key, 'status', 'generation', 'node')
@@ -115,8 +116,8 @@ if before ~= status then
 end
 local at = now()
 redis.call('HSET', key, 'status', status, 'observed_generation', ARGV[4])
-for _, name in ipairs(cjson.decode(ARGV[10])) do redis.call('HDEL', key, name) end
-if ARGV[11] then redis.call('HSET', key, unpack(ARGV, 11)) end
+for _, name in ipairs(cjson.decode(ARGV[11])) do redis.call('HDEL', key, name) end
+if ARGV[12] then redis.call('HSET', key, unpack(ARGV, 12)) end
 if before ~= status then
   redis.call('HINCRBY', key, 'revision', 1)
   local run = tonumber(redis.call('HGET', key, 'run') or 0)
@@ -134,9 +135,8 @@ if before ~= status then
     if status == 'stopped' or redis.call('HGET', key, 'desired') == 'running' then
       redis.call('SREM', prefix .. 'placed:' .. node, id)
     end
-    for _, kept in ipairs({'instance:' .. id, 'events:' .. id}) do
-      redis.call('EXPIRE', prefix .. kept, ARGV[9])
-    end
+    redis.call('EXPIRE', key, ARGV[10])
+    redis.call('EXPIRE', prefix .. 'events:' .. id, ARGV[9])
     for kept = run - RUNS_KEPT + 1, run do redis.call('EXPIRE', log_key(id, kept), ARGV[9]) end
   end
   if run >= RUNS_KEPT then redis.call('DEL', log_key(id, run - RUNS_KEPT)) end
@@ -258,7 +258,7 @@ local left = redis.call('TTL', instance_key(id))
 if left == -1 then
   redis.call('PERSIST', key)
 else  -- its record has ended, or is lost: these lines are kept no longer than that
-  redis.call('EXPIRE', key, left > 0 and left or ARGV[5])
+  redis.call('EXPIRE', key, left > 0 and math.min(left, tonumber(ARGV[5])) or ARGV[5])
 end
 return 1
 """

@@ -823,6 +823,16 @@ def test_events_are_in_order_and_say_who_and_why(bench: Bench) -> None:
     assert [event.at for event in events] == sorted(event.at for event in events)
 
 
+def test_a_record_may_outlive_its_history(redis_bench: RedisBench) -> None:
+    redis_bench.moved(redis_bench.created(), *PATHS[Status.STOPPING])
+    change = redis_bench.a_change(status=Status.STOPPED, keep_s=9 * KEEP_ENDED_S)
+    assert redis_bench.store.apply(change)
+    redis_bench.store.append_log("i1", 0, ["late"])
+    lives = [redis_bench.client.ttl(f"fleet:{name}") for name in ("events:i1", "log:i1:0")]
+    assert all(0 < seconds <= KEEP_ENDED_S for seconds in lives), lives
+    assert redis_bench.client.ttl("fleet:instance:i1") > 8 * KEEP_ENDED_S
+
+
 def test_an_event_says_who_wrote_in_the_name_of_a_node(bench: Bench) -> None:
     bench.created()
     bench.moved("i1", Status.STARTING)

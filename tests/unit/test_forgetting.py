@@ -6,6 +6,7 @@ import pytest
 
 from shared.domain.instance import Desired, Status
 from shared.errors import Conflict
+from shared.store import KEEP_ENDED_S
 from shared.store.memory import MemoryStore
 from tests.builders import a_node, an_instance
 from web.forgetting import forget
@@ -42,6 +43,20 @@ def test_an_instance_of_a_lost_node_ends_and_its_place_is_free() -> None:
     assert store.nodes()[0].claims == ()
     told = [(event.status, event.by, event.who) for event in store.events("tiny-aaaaaaaa")]
     assert told[-2:] == [("stopping", "user", "ann (key k1)"), ("stopped", "user", "ann (key k1)")]
+
+
+def test_a_node_that_returns_after_days_still_finds_that_it_ended() -> None:
+    """Where it found no record, it would write its own back, and start the engine again."""
+    clock = Clock()
+    store = a_store(clock)
+    clock.now += LONG
+    [asked] = store.instances()
+    forget(store, asked, "ann")
+    clock.now += 30 * KEEP_ENDED_S
+    assert store.instances(with_ended=True) == []
+    found = store.get("tiny-aaaaaaaa")
+    assert found is not None
+    assert found.status is Status.STOPPED
 
 
 def test_one_of_a_living_node_is_not_forgotten() -> None:
