@@ -44,7 +44,7 @@ ROWS = (
         figures=(
             Promise(name="falsifying", at_most=0),
             Promise(name="examples", at_most=-EXAMPLES),
-            Promise(name="steps", at_most=-EXAMPLES),
+            Promise(name="steps", at_most=-10 * EXAMPLES),
         ),
         run=state_machine,
         runs=10,
