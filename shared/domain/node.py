@@ -64,3 +64,18 @@ class Orphan:
     pids: tuple[int, ...]
     since: float  # when it was first seen, epoch seconds by the node's clock
     reaped_in_s: float  # unless a record of it turns up
+
+
+def heartbeat_age(beat_at: float | None, now: float) -> float | None:
+    """Return how many seconds ago a node last beat; None if it never did.
+
+    One that beat in the future has not since the store's clock was set back, or since another
+    server took its place: of a living node that is over at its next beat, of a dead one never.
+
+    Args:
+        beat_at: by the store's clock.
+        now: by the store's clock.
+    """
+    if beat_at is None or beat_at - now > HEARTBEAT_S:
+        return None
+    return max(0.0, now - beat_at)

@@ -12,7 +12,7 @@ from time import time
 from shared.domain.expiry import sweep
 from shared.domain.instance import BY_IDLE, RELEASED, Desired, Instance, Status, may_precede
 from shared.domain.key import Key, KeyState
-from shared.domain.node import Claim, Node, Orphan
+from shared.domain.node import Claim, Node, Orphan, heartbeat_age
 from shared.store import KEEP_ENDED_S, Beat, Change, Once, name_taken, not_rotatable
 from shared.store.history import RUNS_KEPT
 from shared.store.memory_history import MemoryHistory
@@ -281,10 +281,9 @@ class MemoryStore(MemoryHistory):
         return _heard(self._key_listeners, timeout_s)
 
     def _node(self, name: str) -> Node:
-        beat = self._beats.get(name)
         return replace(
             self._nodes[name],
-            heartbeat_age_s=None if beat is None else max(0.0, self._clock() - beat),
+            heartbeat_age_s=heartbeat_age(self._beats.get(name), self._clock()),
             epoch=self._epochs[name],
             claims=tuple(claim for _, claim in sorted(self._claims[name].items())),
         )

@@ -7,9 +7,9 @@ ANNOUNCE = """
 --       knows, '1' to beat, hash fields and values
 local key = prefix .. 'node:' .. ARGV[1]
 local held = redis.call('HMGET', key, 'holder', 'heartbeat_at')
-if held[1] and held[1] ~= ARGV[2] and held[2] and now() - held[2] < tonumber(ARGV[3]) then
-  return -1
-end
+local silent_s = held[2] and now() - held[2]  -- below zero: the clock was set back since
+local lives = silent_s and math.abs(silent_s) < tonumber(ARGV[3])
+if held[1] and held[1] ~= ARGV[2] and lives then return -1 end
 redis.call('SADD', prefix .. 'nodes', ARGV[1])
 local epoch = math.max(tonumber(redis.call('HGET', key, 'epoch') or 0), tonumber(ARGV[4])) + 1
 redis.call('HSET', key, 'epoch', string.format('%d', epoch), 'holder', ARGV[2], unpack(ARGV, 6))

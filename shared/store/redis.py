@@ -12,7 +12,7 @@ from redis.retry import Retry
 
 from shared.domain.instance import Instance, may_precede
 from shared.domain.key import Key
-from shared.domain.node import LOST_AFTER_S, Claim, Node, Orphan
+from shared.domain.node import LOST_AFTER_S, Claim, Node, Orphan, heartbeat_age
 from shared.store import (
     KEEP_ENDED_S,
     Beat,
@@ -316,7 +316,7 @@ def _node(name: str, stored: dict[str, str], claims: dict[str, str], now: float)
         address=stored["address"],
         max_instances=int(stored["max_instances"]),
         gpus=decode_gpus(stored["gpus"]),
-        heartbeat_age_s=None if beat is None else max(0.0, now - float(beat)),
+        heartbeat_age_s=heartbeat_age(None if beat is None else float(beat), now),
         orphans=decode_orphans(stored.get("orphans", "[]")),
         epoch=int(stored.get("epoch", 0)),
         claims=tuple(

@@ -1004,6 +1004,12 @@ def test_a_silent_node_is_lost(bench: Bench) -> None:
     assert 16.0 <= node.heartbeat_age_s < 18.0
 
 
+def test_a_heartbeat_from_before_the_clock_was_set_back_keeps_no_node_alive(bench: Bench) -> None:
+    bench.silence("one", -3600.0)
+    assert bench.node().lost
+    assert bench.store.announce(a_node(), "another machine") > bench.epoch
+
+
 def test_a_heartbeat_brings_a_node_back(bench: Bench) -> None:
     bench.silence("one", 16.0)
     assert bench.store.heartbeat("one", bench.epoch) is Beat.OK
