@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from web.relay.clock import Clock
 from web.relay.compiled import library
 from web.relay.engine import EngineConnection
 from web.relay.pool import Pool
-from web.relay.pump import Pump
+from web.relay.pump import Pump, new_pump
 
 compiled = library()
 pytestmark = pytest.mark.skipif(compiled is None, reason="no C compiler was here at set-up")
@@ -326,3 +327,13 @@ def test_a_fault_in_python_cuts_the_stream_that_came_back(ground: Ground) -> Non
     ground.turn()
     assert read(caller_end) == b""  # never what follows, as if nothing were missing
     assert len(reader.failures) == 1
+
+
+def test_a_process_without_a_descriptor_for_a_pump_does_without() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with closing(uvloop.new_event_loop()) as loop:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            assert new_pump(loop, 4) is None
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 from typing import Protocol
 
 from web.relay.compiled import library
 
 _PIECE = 65536  # as in pump.c
+
+log = logging.getLogger(__name__)
 
 
 class Stream(Protocol):
@@ -102,6 +105,13 @@ class Pump:
 
 
 def new_pump(loop: asyncio.AbstractEventLoop, most_streams: int) -> Pump | None:
-    """Return a pump, or None where its code was not compiled."""
+    """Return a pump, or None where there can be none; the log says why."""
     compiled = library()
-    return None if compiled is None else Pump(loop, compiled, most_streams)
+    if compiled is None:
+        log.info("streams pass through Python: the relay was not compiled (make setup)")
+        return None
+    try:
+        return Pump(loop, compiled, most_streams)
+    except OSError as error:
+        log.warning("streams pass through Python: %s", error)
+        return None

@@ -107,10 +107,7 @@ class RelayWorker(JsonErrorWorker):
     def _new_pump(self) -> Pump | None:
         if not self._parts.settings.proxy_compiled:
             return None
-        pump = new_pump(self._loop, self._most_connections)
-        if pump is None:
-            self.log.info("streams pass through Python: the relay was not compiled (make setup)")
-        return pump
+        return new_pump(self._loop, self._most_connections)
 
     def _tick(self) -> None:
         self.notify()
