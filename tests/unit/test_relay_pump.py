@@ -258,6 +258,28 @@ def test_the_event_loop_closes_no_descriptor_before_its_protocol_has_heard(
     assert caller.lost == [True]
 
 
+def test_a_piece_without_memory_for_it_gives_nobody_its_slot(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(_address: int, _size: int) -> bytes:
+        raise MemoryError
+
+    (engine_end, source), (sink, _) = ground.pair(), ground.pair()
+    (other_end, other_source), (other_sink, other_caller) = ground.pair(), ground.pair()
+    slot = ground.pump.take(Engine(), source.fileno(), sink.fileno())
+    with monkeypatch.context() as patched:
+        patched.setattr("ctypes.string_at", no_memory)
+        engine_end.send(b"0\r\n\r\n")
+        ground.turn()
+    assert slot is not None
+    other = ground.pump.take(Engine(), other_source.fileno(), other_sink.fileno())
+    ground.pump.leave(slot)  # its deadline has come
+    assert other != slot
+    other_end.send(chunk(b"x"))
+    ground.turn()
+    assert read(other_caller) == chunk(b"x")
+
+
 def test_a_slot_is_used_again_and_never_twice(ground: Ground) -> None:
     pairs = [(ground.pair(), ground.pair()) for _ in range(5)]
     engines = [Engine() for _ in pairs]

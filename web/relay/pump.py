@@ -94,10 +94,11 @@ class Pump:
 
     def _go_on(self) -> None:
         while (slot := self._compiled.pump_go_on(self._pump, self._back_at)) >= 0:
-            engine = self._forget(slot)
             back = self._back
             piece = ctypes.string_at(self._back_at + _HandedBack.piece.offset, back.received)
-            engine.back_from_pump(piece, back.sent)
+            # Only now: where no memory is left for the piece, its engine has to find the slot its
+            # own still, not another's, when it leaves.
+            self._forget(slot).back_from_pump(piece, back.sent)
 
     def _forget(self, slot: int) -> Stream:
         self._free.append(slot)
