@@ -32,7 +32,7 @@ In this order, and the first that applies decides:
 1. A start that stood still, or an engine that hung, was ended by its worker, which knows why.
 2. A process of it was ended by SIGKILL and the kernel says that it was for want of memory. It names
    the process in its log (`/dev/kmsg`), which root may read, and others where
-   `kernel.dmesg_restrict` is 0. Where the log may not be read, or names none of its processes (in$
+   `kernel.dmesg_restrict` is 0. Where the log may not be read, or names none of its processes (in
    a container they have other numbers), a count that grew in the last minute is taken for it:
    `oom_kill` of the worker's control group, else of the whole machine.
 3. A message in the last 1,000 lines of the engine's log: those below, first to last. Lines of INFO
