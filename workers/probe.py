@@ -13,11 +13,10 @@ from shared.domain.health import Vitals
 _READY_TIMEOUT_S = 10.0  # a busy engine takes seconds to answer; one that loads refuses at once
 _UNFINISHED_TIMEOUT_S = 5.0  # a busy engine again; a hung one is not waited for longer
 _OK = 200
-_UNFINISHED = re.compile(
-    r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE
-)
-_RUNNING = re.compile(r"^vllm:num_requests_running(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
-_STEPS = re.compile(r"^vllm:iteration_tokens_total_count(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
+_VALUE = r"(?:\{[^}]*\})? ([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)$"
+_UNFINISHED = re.compile(rf"^vllm:num_requests_(?:running|waiting){_VALUE}", re.MULTILINE)
+_RUNNING = re.compile(rf"^vllm:num_requests_running{_VALUE}", re.MULTILINE)
+_STEPS = re.compile(rf"^vllm:iteration_tokens_total_count{_VALUE}", re.MULTILINE)
 
 
 def is_ready(base_url: str, key: str, names: Sequence[str]) -> bool:
@@ -65,7 +64,7 @@ def vitals(base_url: str, timeout_s: float) -> Vitals | None:
                 running=sum(map(float, _RUNNING.findall(text))),
                 steps=sum(map(float, _STEPS.findall(text))),
             )
-        except (requests.RequestException, ValueError):
+        except requests.RequestException:
             return None
 
 
