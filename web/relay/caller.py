@@ -111,6 +111,10 @@ class CallerConnection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(high=HELD_BYTES)
         self._peer = self.transport.get_extra_info("peername")
+        if self._peer is None:  # has left already, and whose requests these are nobody can tell
+            self._state = _GONE
+            self.transport.abort()
+            return
         self._is_local = self._relay.admission.is_local(self._peer)
         self._relay.callers.add(self)
         if self._state == _LINGERING:
