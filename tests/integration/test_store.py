@@ -1349,6 +1349,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "report_orphans": lambda store: store.report_orphans("one", 1, []),
     "touch": lambda store: store.touch(["i1"]),
     "stop_idle": lambda store: store.stop_idle(),
+    "swept_ago_s": lambda store: store.swept_ago_s(),
     "events": lambda store: store.events("i1"),
     "append_log": lambda store: store.append_log("i1", 0, ["a"]),
     "log": lambda store: store.log("i1", 0, 1),
