@@ -18,6 +18,7 @@ from workers.prober import Prober
 
 _TELLS_WITHIN_S = 0.15  # for web processes, which hear of a stop at once, to say what is under way
 _TOLD_FOR_S = 1.6 * USE_REPORT_S  # a report of use is good for so long: the next may come late
+_USED_FOR_S = 60.0  # at least: a short grace is not to run out between two looks
 _SHORTEST_ANSWER_S, _LONGEST_ANSWER_S = 0.5, 10.0
 _PROBED = frozenset({Status.RUNNING, Status.UNHEALTHY})
 
@@ -103,7 +104,8 @@ class Checkup:
         return self._used_at >= stop_begun_at and monotonic() - self._used_at < _TOLD_FOR_S
 
     def _in_use(self, now: float, patience: Patience) -> bool:
-        return self._used_at is not None and now - self._used_at < patience.hang
+        for_s = max(patience.hang, _USED_FOR_S)
+        return self._used_at is not None and now - self._used_at < for_s
 
     def _ask_ready(self, launch: Launch) -> Future[bool]:
         names = launch["names"]
