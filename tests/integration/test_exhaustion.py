@@ -21,6 +21,7 @@ from tests.integration.web_processes import (
     Asking,
     Held,
     Stream,
+    callers_of,
     cpu_seconds,
     descriptors_of,
     metric,
@@ -158,7 +159,8 @@ def test_a_caller_that_vanishes_leaves_nothing(
     callers = [case.caller() for _ in range(20)]
     for caller in callers:
         caller.send(_STATES[state](case))
-    assert until(lambda: descriptors_of(web) >= before + 10, 5) or state == "refused"
+    # Not all descriptors: connections to engines of the test before may just be let go of.
+    assert until(lambda: callers_of(web, way.address[1]) >= 10, 5) or state == "refused"
     for caller in callers:
         leave(caller)
     assert until(lambda: descriptors_of(web) <= before, 10), descriptors_of(web) - before
