@@ -342,5 +342,6 @@ def test_relayed_requests_are_in_the_access_log_without_their_query(tmp_path: Pa
         case.ask("GET", "?secret=word", "X-Request-Id: mine")
         line = f'127.0.0.1 "GET {case.path}" 200 '
         assert until(lambda: line in master_of(way).log.read_text(), 5)
+        assert until(lambda: " mine" in master_of(way).log.read_text(), 10)
         logged = next(x for x in master_of(way).log.read_text().splitlines() if " mine" in x)
         assert "word" not in logged
