@@ -1,4 +1,7 @@
-"""The very command of an instance, with its very environment, started and ended without us."""
+"""The very command of an instance, with its very environment, started and ended without us.
+
+But for our marks: an engine that has them and whose record says ended is ended by its node.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from time import monotonic
 
 from tests.bench.lifecycle.watching import Place, when
 from tests.bench.processes import in_session
+from workers.process_tree import ID_MARK, RUN_DIR_MARK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +36,13 @@ def by_hand(launch: Mapping[str, object], model: str, folder: Path, timeout_s: f
     command, env = launch["command"], launch["env"]
     assert isinstance(command, list)
     assert isinstance(env, dict)
+    unmarked = {name: value for name, value in env.items() if name not in (ID_MARK, RUN_DIR_MARK)}
     place = Place(str(launch["url"]), str(launch["key"]), model)
     with (folder / "by-hand.log").open("wb") as output:
         began = monotonic()
         engine = subprocess.Popen(
             command,
-            env=env,
+            env=unmarked,
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
