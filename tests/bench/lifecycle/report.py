@@ -20,7 +20,7 @@ _CAVEATS = """\
   the two are subtracted run by run. Who asks whether a token comes asks both every 10 ms; that
   takes CPU time from a start of real vLLM, which has more to do than two cores can.
 - An engine is ready once its own /health says so. Each web process is asked by itself.
-- Deleted is what nobody has used for two seconds: nothing is left to drain.
+- Deleted right after its first token, when whoever asked for that has left.
 - Adopted: the new worker holds a pidfd of every engine; pid, start time and restarts in the records
   are the same as before. From the start of its interpreter.
 - Idle: CPU time by the kernel's clock over 60 s; two web processes of one gunicorn each, worker,

@@ -27,7 +27,6 @@ IDLE_S = 60.0
 _CREATE_S = 120.0  # twenty stand-ins, two cores
 _AFTER_S = 2.0  # that long answers are watched after a crash
 _BAD_GATEWAY = 502
-_REPORTED_S = 2.0  # by then the end of the last request is reported
 _PID = re.compile(r"^Pid:\t(\d+)$", re.MULTILINE)
 _SETTLES_S = 10.0  # what starting twenty engines leaves to be done
 
@@ -49,7 +48,6 @@ def life(fleet: MeasuredFleet) -> Seconds:
         spawned = spawned_at(fleet.run_dir, instance_id, patience)
         ready_at, token_at = ready.result(), token.result()
         everywhere_at = max(token_at, routed.result())  # none routes before the record is `running`
-    Event().wait(_REPORTED_S)
     delete_s = _deleted(fleet, instance_id)
     hand = by_hand(launch, relay.model, fleet.local.folder, patience)
     return {
