@@ -26,12 +26,15 @@ from workers.admission import refuse_unsafe_spec
 from workers.causes import cause_of_death, known
 from workers.causes.oom import OomKiller
 from workers.command import command, environment
-from workers.engine import BACKOFF, LAST_LOG_LINES, STOPPED, Engine
+from workers.engine import Engine
 from workers.expectation import Expectation
 from workers.holders import what_is_left
 from workers.launch import launch_of
 from workers.ports import choose_port
+from workers.run_facts import BACKOFF, STOPPED
 from workers.stages import Load
+
+LAST_LOG_LINES = 50  # kept in the record of one that crashed
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +103,7 @@ class Actions:
             "stage": load.stage,
             "progress": load.progress,
             "stage_detail": load.detail,
-            "eta": self.expectation.ready_at(record, engine.loading, engine.age_s),
+            "eta": self.expectation.ready_at(record, engine.loading, engine.processes.age_s),
             **_process(engine),
         }
         if any(getattr(record, name) != value for name, value in told.items()):
@@ -125,7 +128,8 @@ class Actions:
         host, key = self.settings.node_address, secrets.token_urlsafe(32)
         # `starting` already: of a start that was announced, nothing was spawned.
         again = record.status is Status.BACKOFF
-        run = max(record.run, engine.run) + 1 if again else max(record.run, engine.run, 1)
+        last = max(record.run, engine.facts.run)
+        run = last + 1 if again else max(last, 1)
         chosen = replace(record, host=host, port=port, engine_key=key, run=run, ready_at=None)
         told = {
             "run": run,
@@ -172,22 +176,22 @@ class Actions:
             self.write(record, record.status, reason=cause.reason)
 
     def _adopt(self, record: Instance, engine: Engine, _: Observation) -> None:
-        launch = engine.launch or {}
+        launch = engine.facts.launch or {}
         told = {"host": launch["host"], "port": launch["port"], "engine_key": launch["key"]}
-        told |= {"run": engine.run, "restarts": engine.run - 1, "retry_at": None}
+        told |= {"run": engine.facts.run, "restarts": engine.facts.run - 1, "retry_at": None}
         self.write(record, Status.STARTING, reason="", **told, **_process(engine))
 
     def _mark_running(self, record: Instance, engine: Engine, _: Observation) -> None:
-        age_s = engine.age_s
+        age_s = engine.processes.age_s
         if not self.write(record, Status.RUNNING, reason="", **NOT_LOADING, **_process(engine)):
             return
         # Of one that was unhealthy, or became ready unseen, its age is not what its start took.
-        if record.status is Status.STARTING and engine.spawned_here:
+        if record.status is Status.STARTING and engine.processes.spawned_here:
             self.expectation.learn(record, engine.loading, age_s)
 
     def _begin_stop(self, record: Instance, engine: Engine, _: Observation) -> None:
-        noted = (engine.stop_note or {}).get("reason", "what is left of its engine does not end")
-        reason = record.stop_reason or noted
+        noted = engine.facts.stop_note or {"reason": "what is left of its engine does not end"}
+        reason = record.stop_reason or noted["reason"]
         told = {"reason": reason, "retry_at": None, **NOT_LOADING}
         if self.write(record, Status.STOPPING, **told):
             if record.status is Status.STOP_FAILED:
@@ -198,15 +202,15 @@ class Actions:
         engine.terminate(record.reason, STOPPED)
 
     def _kill(self, record: Instance, engine: Engine, _: Observation) -> None:
-        if left := engine.kill():
+        if left := engine.processes.kill():
             log.warning("instance %s: pids %s resist SIGKILL", record.instance_id, sorted(left))
 
     def _mark_stopped(self, record: Instance, engine: Engine, seen: Observation) -> None:
         self.write(record, Status.STOPPED, port=None, pid=None, exit=seen.exit)
-        engine.close()
+        engine.log.close()
 
     def _mark_stop_failed(self, record: Instance, engine: Engine, _: Observation) -> None:
-        left = what_is_left(engine.members(), record)
+        left = what_is_left(engine.processes.members(), record)
         kept = f"its claim on {record.node} is kept; DELETE it again to try once more"
         self.write(record, Status.STOP_FAILED, reason=f"{left}; {kept}")
 
@@ -225,10 +229,10 @@ class Actions:
         engine.terminate(stalled, BACKOFF, cause="start_stalled")
 
     def _go_on_ending(self, _: Instance, engine: Engine, __: Observation) -> None:
-        engine.signal_the_end()
+        engine.go_on_ending()
 
     def _mark_crashed(self, record: Instance, engine: Engine, seen: Observation) -> None:
-        told = {"exit": seen.exit, "last_log": engine.last_lines[-LAST_LOG_LINES:]}
+        told = {"exit": seen.exit, "last_log": engine.log.last_lines[-LAST_LOG_LINES:]}
         self._crashed(record, self._cause(record, engine, seen), seen, **told)
 
     def _crashed(self, record: Instance, cause: Cause, seen: Observation, **fields: object) -> None:
@@ -251,17 +255,17 @@ class Actions:
             self._end_run(record, Status.FAILED, cause, reason, **told)
 
     def _cause(self, record: Instance, engine: Engine, seen: Observation) -> Cause:
-        note = engine.stop_note
+        note = engine.facts.stop_note
         if note is not None:
             return known(note.get("cause") or "start_stalled", note["reason"])
         if seen.exit is None:
             return _without_exit(record, engine)
-        pid = None if engine.leader is None else engine.leader.pid
+        pid = None if engine.processes.leader is None else engine.processes.leader.pid
         return cause_of_death(
             seen.exit,
-            engine.last_lines,
+            engine.log.last_lines,
             was_ready=record.status is not Status.STARTING,
-            out_of_memory=self.oom.struck(pid, engine.last_lines, engine.age_s),
+            out_of_memory=self.oom.struck(pid, engine.log.last_lines, engine.processes.age_s),
         )
 
     def _fail(self, record: Instance, cause: Cause) -> None:
@@ -277,19 +281,19 @@ class Actions:
 def _without_exit(record: Instance, engine: Engine) -> Cause:
     """Return why nothing says how the engine ended, which its shim writes down."""
     ran_before = record.pid is not None and record.boot_id != process_tree.boot_id()
-    if engine.rebooted or ran_before:  # the run directory may be gone by that, too
+    if engine.facts.rebooted or ran_before:  # the run directory may be gone by that, too
         return known("node_rebooted", "the machine was started anew while it ran")
-    if engine.shim_ended_well:
+    if engine.processes.shim_ended_well:
         return known("disk_full", "it ended, and how it did could not be written into RUN_DIR")
-    words = f": {engine.shim_words}" if engine.shim_words else ""
-    if engine.leader is None:
+    words = f": {engine.facts.shim_words}" if engine.facts.shim_words else ""
+    if engine.processes.leader is None:
         return known("shim_lost", f"its shim ended before it had spawned the engine{words}")
     was_killed = "its shim was killed, and no reboot did it; what ran of the engine was ended"
     return known("shim_lost", was_killed + words)
 
 
 def _process(engine: Engine) -> dict[str, object]:
-    leader = engine.leader
+    leader = engine.processes.leader
     if leader is None:
         return {}
     return {

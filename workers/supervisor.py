@@ -24,12 +24,14 @@ from shared.settings import Settings
 from shared.store import KEEP_ENDED_S, Beat, Store
 from workers import manifest, process_tree
 from workers.actions import Actions
-from workers.engine import LINES_READ_FOR_CAUSE, STOPPED, Engine
+from workers.engine import Engine
+from workers.engine_log import LINES_READ_FOR_CAUSE
 from workers.expectation import Expectation
 from workers.orphans import Orphans
 from workers.prober import Prober
 from workers.recovery import Recovery
 from workers.run_directory import RunDirectory
+from workers.run_facts import STOPPED
 
 BUSY_PASS_S = 0.1  # while something starts or stops
 QUIET_PASS_S = 2.0  # while engines run: for their logs; their ends wake by themselves
@@ -134,7 +136,7 @@ class Supervisor:
             records = self._recovery.agree(records)
             for record in records:
                 if record.instance_id in self._recovery.written_back:
-                    self._engine_of(record).pass_log_on_again(self._store)
+                    self._engine_of(record).log.pass_on_again(self._store)
             self._begin_to_beat()
         self._actions.taken = {r.port for r in records if r.port and r.status not in RELEASED}
         self._see_whose_retry_is_due(records)
@@ -149,7 +151,7 @@ class Supervisor:
 
     def watched_pids(self) -> list[int]:
         """Return the pids whose end is a reason to look at once."""
-        return [pid for engine in self._engines.values() for pid in engine.watched_pids()]
+        return [pid for engine in self._engines.values() for pid in engine.processes.watched_pids()]
 
     def stop_all(self, reason: str) -> None:
         """Begin to stop every engine of the node, without waiting for requests to end.
@@ -175,12 +177,12 @@ class Supervisor:
     @property
     def idle(self) -> bool:
         """Whether no process of any engine is left."""
-        return not any(engine.members() for engine in self._engines.values())
+        return not any(engine.processes.members() for engine in self._engines.values())
 
     def kill_what_is_left(self) -> None:
         """SIGKILL what has not ended, of engines whose shims are dead too."""
         for engine in self._engines.values():
-            engine.kill()
+            engine.processes.kill()
 
     def close(self) -> None:
         """Leave the node: nothing is placed on it until a worker announces it again."""
@@ -210,7 +212,7 @@ class Supervisor:
         if record.status is Status.FAILED and record.desired is Desired.RUNNING:
             return Action.WAIT
         engine = self._engine_of(record)
-        engine.pass_log_on(engine.read_log(), self._store)
+        engine.follow_log(self._store)
         seen = engine.observe(record, self._actions.patience)
         seen = replace(seen, retry_due=record.instance_id in self._retry_due)
         action = plan(record, seen, monotonic(), self._actions.patience)
@@ -219,7 +221,7 @@ class Supervisor:
             self._moved = True
         self._last_actions[record.instance_id] = action
         if action in _AFTER_THE_END:  # the cause is in its last words
-            engine.pass_log_on(engine.read_log(to_the_end=True), self._store)
+            engine.follow_log(self._store, to_the_end=True)
         self._actions.apply(action, record, engine, seen)
         if action is not Action.WAIT:
             self._recovery.keep_up(record.instance_id)
@@ -285,8 +287,10 @@ class Supervisor:
 
     def _let_go(self, known: set[str]) -> None:
         for instance_id in self._engines.keys() - known:
-            if not self._engines[instance_id].holds:  # an engine without a record is not forgotten
-                self._engines.pop(instance_id).close()
+            engine = self._engines[instance_id]
+            if not engine.processes.has_shim:  # an engine without a record is not forgotten
+                engine.log.close()
+                del self._engines[instance_id]
                 self._last_actions.pop(instance_id, None)
 
     def _remove_old_directories(self) -> None:

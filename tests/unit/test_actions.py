@@ -102,7 +102,7 @@ def test_a_shim_that_could_not_write_down_how_it_ended_was_not_killed(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/true")
     bench.engine.spawn({"run": 1, "command": ["none"], "env": {}})
-    assert until(lambda: bench.engine.shim_ended_well, 5)
+    assert until(lambda: bench.engine.processes.shim_ended_well, 5)
     record = bench.apply(Action.MARK_CRASHED, GONE, status=Status.RUNNING, run=1)
     assert (record.status, record.cause) == (Status.BACKOFF, "disk_full")
 

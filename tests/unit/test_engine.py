@@ -12,8 +12,7 @@ import pytest
 
 from shared.domain.instance import Instance, Status
 from shared.domain.reconcile import Action, Patience, Remains, plan
-from workers import engine as engine_module
-from workers import gpus
+from workers import engine_processes, gpus
 from workers.engine import Engine
 from workers.prober import Prober
 from workers.run_directory import RunDirectory
@@ -56,7 +55,7 @@ def a_record(status: Status, **fields: object) -> Instance:
 def test_a_port_that_a_stranger_has_does_not_say_that_the_gpus_are_free(
     run: RunDirectory, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "_PORT_CLOSES_S", 0.0)
+    monkeypatch.setattr(engine_processes, "_PORT_CLOSES_S", 0.0)
     held = ["3072 MiB of GPU-a is held by pid 7 (ended)"]
     monkeypatch.setattr(gpus, "why_not_released", lambda _: held[0])
     run.write("launch", LAUNCH)
