@@ -250,9 +250,18 @@ class Actions:
             reason = f"{cause.reason}; starts again in {verdict.retry_in:.3g} s"
             retry_at = now + verdict.retry_in
             self._end_run(record, Status.BACKOFF, cause, reason, retry_at=retry_at, **told)
-        elif seen.remains is not Remains.ENDING:  # `failed` says that nothing of it is left
-            reason = cause.reason if cause.permanent else f"{cause.reason}; {verdict.why}"
+            return
+        reason = cause.reason if cause.permanent else f"{cause.reason}; {verdict.why}"
+        if seen.remains is Remains.ENDING:  # `failed` says that nothing of it is left
+            self._say_it_is_dead(record, cause, reason)
+        else:
             self._end_run(record, Status.FAILED, cause, reason, **told)
+
+    def _say_it_is_dead(self, record: Instance, cause: Cause, reason: str) -> None:
+        """Have requests go elsewhere and the reason be known, while the rest is cleared up."""
+        status = Status.UNHEALTHY if record.status is Status.RUNNING else record.status
+        if (record.status, record.reason) != (status, reason):
+            self.write(record, status, reason=reason, cause=cause.code, advice=cause.advice)
 
     def _cause(self, record: Instance, engine: Engine, seen: Observation) -> Cause:
         note = engine.facts.stop_note

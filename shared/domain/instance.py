@@ -31,7 +31,7 @@ class Status(StrEnum):
     PENDING = "pending"  # recorded and placed; its node has not begun
     STARTING = "starting"  # the engine is being spawned or loads its model
     RUNNING = "running"  # the engine answers
-    UNHEALTHY = "unhealthy"  # was running; hung or failing probes
+    UNHEALTHY = "unhealthy"  # was running; hung, or dead and not all of it is gone
     BACKOFF = "backoff"  # crashed; waits before the next start
     FAILED = "failed"  # given up; `reason` says why
     STOPPING = "stopping"  # asked to stop; not yet verified gone

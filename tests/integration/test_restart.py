@@ -87,6 +87,23 @@ def test_a_flag_that_no_engine_knows_is_not_tried_twice(own_fleet: LocalFleet) -
     assert failed["exit"] == "exited with status 2"
 
 
+def test_one_that_is_given_up_takes_no_requests_while_the_rest_is_cleared_up(
+    own_fleet: LocalFleet,
+) -> None:
+    own_fleet.start_worker("one", RESTART_MAX_PER_HOUR="1")
+    own_fleet.start_web()
+    record = own_fleet.create(setsid_child=True)  # its shim waits a second for that to leave
+    os.kill(record["pid"], signal.SIGKILL)
+    failed = own_fleet.becomes(record["instance_id"], "failed")
+    url = f"/instances/{record['instance_id']}/events"
+    events = own_fleet.call("GET", url).json()["events"]
+    told = [event for event in events if event["status"] in ("unhealthy", "failed")]
+    assert [event["status"] for event in told] == ["unhealthy", "failed"]
+    assert told[0]["reason"] == told[1]["reason"] == failed["reason"]
+    assert told[1]["at"] - told[0]["at"] > 0.5
+    assert processes_of(engine_folder(own_fleet, record)) == []
+
+
 def test_the_first_cause_of_a_loop_is_not_forgotten(hasty: LocalFleet) -> None:
     before = hasty.create()
     os.kill(before["pid"], signal.SIGTERM)  # by somebody else than its worker

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shared.domain.backoff import RestartRule
-from shared.domain.instance import Instance, Status
+from shared.domain.instance import Exit, Instance, Status
 from shared.domain.reconcile import Action, Observation, Patience, Remains
 from shared.policy import policy
 from shared.store.memory import MemoryStore
@@ -110,3 +110,25 @@ def test_a_shim_that_could_not_write_down_how_it_ended_was_not_killed(
 def test_a_reboot_that_took_the_run_directory_along_is_told_by_the_record(bench: Bench) -> None:
     ran = {"status": Status.RUNNING, "pid": 7, "start_time": 7, "boot_id": "another", "run": 1}
     assert bench.apply(Action.MARK_CRASHED, GONE, **ran).cause == "node_rebooted"
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile"),
+    [(Status.RUNNING, Status.UNHEALTHY), (Status.STARTING, Status.STARTING)],
+)
+def test_what_is_given_up_says_so_while_its_shim_clears_up(
+    bench: Bench, before: Status, meanwhile: Status
+) -> None:
+    ended = Exit(code=7, signal=None, at=1.0)
+    crashed: Any = {"run": 1, "port": 8000, "crashes": (bench.store.now(),) * 9}
+    ending = Observation(remains=Remains.ENDING, exit=ended)
+    dead = bench.apply(Action.MARK_CRASHED, ending, status=before, **crashed)
+    assert (dead.status, dead.port, dead.ended_at) == (meanwhile, 8000, None)
+    assert "exited with status 7" in dead.reason
+    assert "10 crashes within an hour" in dead.reason
+    bench.actions.apply(
+        Action.MARK_CRASHED, dead, bench.engine, replace(ending, remains=GONE.remains)
+    )
+    failed = bench.store.get(dead.instance_id)
+    assert failed
+    assert (failed.status, failed.reason, failed.port) == (Status.FAILED, dead.reason, None)
