@@ -97,6 +97,7 @@ class Engine:
             hung=checkup.why_hung(patience) if alive else "",
             well=checkup.well,
             exit=self.facts.exit,
+            leaderless=self.processes.leaderless,
             busy=checkup.is_busy(record, launch, since.stop_begun) if launch else False,
             idle_asked_at=since.idle_asked,
             ending_since=since.ending,

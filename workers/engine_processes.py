@@ -44,6 +44,12 @@ class EngineProcesses:
         return self._facts.leader if self._facts.spawned else self._recorded
 
     @property
+    def leaderless(self) -> bool:
+        """Whether the first process has ended, or there never was one."""
+        leader = self.leader
+        return leader is None or not leader.alive
+
+    @property
     def age_s(self) -> float:
         """Seconds since the first process was spawned; 0 if it was not."""
         leader = self.leader
@@ -134,8 +140,8 @@ class EngineProcesses:
             # Never spawned, or not yet again, or somebody removed its folder.
             return Remains.LEFTOVERS if self.members() else Remains.NOT_SPAWNED
         if self._shim_lives():
-            leader = self.leader
-            ended = self._facts.exit is not None or (leader and not leader.alive)
+            born = self.leader is not None
+            ended = self._facts.exit is not None or (born and self.leaderless)
             return Remains.ENDING if ended else Remains.ALIVE
         if record.status is Status.BACKOFF and self._gone_of_late:
             return Remains.GONE

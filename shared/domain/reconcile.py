@@ -31,6 +31,7 @@ class Observation:
     hung: str = ""  # why it counts as hung; "" if it does not
     well: bool = False  # makes steps, or has none to make: seen since it was taken for hung
     exit: Exit | None = None  # how the first process ended, once it has
+    leaderless: bool = False  # its first process has ended, or there never was one
     busy: bool | None = False  # requests run in it; None: not known yet
     idle_asked_at: float | None = None  # when the idle sweep's stop was first seen
     ending_since: float | None = None  # since when its shim clears up
@@ -116,6 +117,8 @@ def _plan_stop(record: Instance, seen: Observation, now: float, patience: Patien
         return Action.TERMINATE if drained else Action.WAIT
     if now - seen.terminated_at > patience.stop + patience.verify:
         return Action.MARK_STOP_FAILED
+    if seen.remains is Remains.LEFTOVERS and seen.leaderless:
+        return Action.KILL  # there is nobody left to end it, nor anybody to be waited for
     return _wait_for_end(seen.terminated_at, now, patience)
 
 

@@ -83,6 +83,20 @@ def test_an_engine_deaf_to_sigterm_is_killed_at_the_deadline(fleet: LocalFleet) 
     assert processes_of(engine_folder(fleet, record)) == []
 
 
+def test_a_stop_whose_shim_is_dead_waits_only_for_the_first_process(own_fleet: LocalFleet) -> None:
+    own_fleet.start_worker("one", STOP_TIMEOUT="60")
+    own_fleet.start_web()
+    record = own_fleet.create(term_delay=1, setsid_child=True)  # which is deaf to SIGTERM
+    folder = engine_folder(own_fleet, record)
+    shim = RunDirectory(folder).lock_holder()
+    assert shim
+    own_fleet.call("DELETE", f"/instances/{record['instance_id']}")
+    assert until(lambda: RunDirectory(folder).read("stop"), 20)
+    os.kill(shim, signal.SIGKILL)
+    own_fleet.becomes(record["instance_id"], "stopped", 30)
+    assert processes_of(folder) == []
+
+
 def test_a_start_without_progress_is_given_up(own_fleet: LocalFleet) -> None:
     own_fleet.start_worker("one", START_STALL_TIMEOUT="1", RESTART_MAX_FAILED_STARTS="1")
     own_fleet.start_web()

@@ -239,6 +239,15 @@ def test_stopping_an_engine(remains: Remains, seen: dict[str, Any], action: Acti
     assert planned(Status.STOPPING, remains, **seen) is action
 
 
+def test_what_nobody_else_will_end_is_not_waited_for() -> None:
+    told = {"terminated_at": NOW - 0.1}
+    assert planned(Status.STOPPING, LEFTOVERS, leaderless=True, **told) is KILL
+    assert planned(Status.STOPPING, LEFTOVERS, **told) is WAIT  # its first process may yet end it
+    assert planned(Status.STOPPING, ENDING, leaderless=True, **told) is WAIT  # so may its shim
+    given_up = {"leaderless": True, "terminated_at": NOW - 30.1}
+    assert planned(Status.STOPPING, LEFTOVERS, **given_up) is Action.MARK_STOP_FAILED
+
+
 @pytest.mark.parametrize("seen", [{}, {"busy": True}, {"terminated_at": NOW - 1e6}])
 @pytest.mark.parametrize("remains", NOTHING_LEFT)
 def test_what_is_gone_is_stopped_however_long_it_took(
@@ -265,6 +274,7 @@ _SEEN = st.builds(
     exit=st.none() | st.just(ENDED),
     ending_since=_TIMES,
     leftovers_since=_TIMES,
+    leaderless=st.booleans(),
     retry_due=st.booleans(),
 )
 _RECORDS = st.builds(an_instance, status=st.sampled_from(Status), desired=st.sampled_from(Desired))
