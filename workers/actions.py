@@ -215,8 +215,9 @@ class Actions:
         self.write(record, Status.STOP_FAILED, reason=f"{left}; {kept}")
 
     def _mark_unhealthy(self, record: Instance, _: Engine, seen: Observation) -> None:
-        log.warning("instance %s: %s", record.instance_id, seen.hung)
-        self.write(record, Status.UNHEALTHY, reason=seen.hung)
+        reason = seen.hung or "it has ended: what is left of it is ended, then it is told how"
+        log.warning("instance %s: %s", record.instance_id, reason)
+        self.write(record, Status.UNHEALTHY, reason=reason)
 
     def _end_hung(self, record: Instance, engine: Engine, seen: Observation) -> None:
         engine.terminate(seen.hung or record.reason, BACKOFF, cause="engine_hung")

@@ -54,6 +54,7 @@ class Patience:
     hang: float = 120.0  # with requests running and no step made, before an engine counts as hung
     use_report: float = 3.0  # for the web tier to say that it is in use after all
     verify: float = 10.0  # after SIGKILL: the kernel may need seconds to free GPU memory
+    last_words: float = 0.4  # for a shim to write down how the engine ended, before it is told
 
 
 class Action(StrEnum):
@@ -64,7 +65,7 @@ class Action(StrEnum):
     SPAWN = "spawn"  # begin a start: choose a port, spawn the shim
     ADOPT = "adopt"  # write down what runs already: the record is older than the engine
     MARK_RUNNING = "mark_running"
-    MARK_UNHEALTHY = "mark_unhealthy"  # it hangs: out of the routing tables
+    MARK_UNHEALTHY = "mark_unhealthy"  # it hangs, or is dead: out of the routing tables
     BEGIN_STOP = "begin_stop"  # write `stopping`; requests drain
     TERMINATE = "terminate"  # SIGTERM to the engine, by its shim
     KILL = "kill"  # SIGKILL to all that is left
@@ -115,11 +116,17 @@ def _plan_stop(record: Instance, seen: Observation, now: float, patience: Patien
         waited = math.inf if seen.stop_begun_at is None else now - seen.stop_begun_at
         drained = seen.busy is False or bool(seen.hung) or waited > patience.drain
         return Action.TERMINATE if drained else Action.WAIT
-    if now - seen.terminated_at > patience.stop + patience.verify:
+    return _plan_terminated(seen, seen.terminated_at, now, patience)
+
+
+def _plan_terminated(
+    seen: Observation, terminated_at: float, now: float, patience: Patience
+) -> Action:
+    if now - terminated_at > patience.stop + patience.verify:
         return Action.MARK_STOP_FAILED
     if seen.remains is Remains.LEFTOVERS and seen.leaderless:
         return Action.KILL  # there is nobody left to end it, nor anybody to be waited for
-    return _wait_for_end(seen.terminated_at, now, patience)
+    return _wait_for_end(terminated_at, now, patience)
 
 
 def _plan_stop_failed(record: Instance, seen: Observation) -> Action:
@@ -151,7 +158,7 @@ def _plan_run(record: Instance, seen: Observation, now: float, patience: Patienc
         case Remains.ENDING:
             return _plan_ending(record, seen, now, patience)
         case Remains.LEFTOVERS:
-            return _plan_leftovers(seen, now, patience)
+            return _plan_leftovers(record, seen, now, patience)
         case Remains.GONE | Remains.NOT_SPAWNED:
             return _plan_gone(record, seen)
 
@@ -186,8 +193,9 @@ def _plan_by_health(record: Instance, seen: Observation) -> Action:
 
 
 def _plan_ending(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
-    since = now if seen.ending_since is None else seen.ending_since
-    if now - since > patience.stop + patience.verify:  # its shim is stuck
+    for_s = 0.0 if seen.ending_since is None else now - seen.ending_since
+    # What a shim knows at once it tells soon; to clear up may take it longer.
+    if for_s > patience.verify + (patience.stop if seen.exit else 0.0):  # it is stuck
         return Action.KILL
     if seen.told_to_stop:
         return Action.BEGIN_STOP
@@ -195,14 +203,22 @@ def _plan_ending(record: Instance, seen: Observation, now: float, patience: Pati
         return Action.LOOK_AGAIN if record.status is Status.PENDING else Action.WAIT
     # The crash is written as soon as it is known how the first process ended: requests go
     # elsewhere, while the shim clears up what is left of the tree.
-    return Action.LOOK_AGAIN if seen.exit is None else Action.MARK_CRASHED
+    if seen.exit is not None:
+        return Action.MARK_CRASHED
+    return Action.MARK_UNHEALTHY if _is_overdue(record, for_s, patience) else Action.LOOK_AGAIN
 
 
-def _plan_leftovers(seen: Observation, now: float, patience: Patience) -> Action:
-    since = now if seen.leftovers_since is None else seen.leftovers_since
-    resists = now - since > patience.stop + patience.verify
-    # What cannot be ended is `stop_failed` in the end: that says so, and keeps the claim.
-    return Action.BEGIN_STOP if resists else Action.KILL
+def _plan_leftovers(record: Instance, seen: Observation, now: float, patience: Patience) -> Action:
+    for_s = 0.0 if seen.leftovers_since is None else now - seen.leftovers_since
+    if for_s > patience.stop + patience.verify:
+        # What cannot be ended is `stop_failed` in the end: that says so, and keeps the claim.
+        return Action.BEGIN_STOP
+    return Action.MARK_UNHEALTHY if _is_overdue(record, for_s, patience) else Action.KILL
+
+
+def _is_overdue(record: Instance, dead_for_s: float, patience: Patience) -> bool:
+    """Return whether a dead engine still gets requests, because nobody has said how it ended."""
+    return record.status is Status.RUNNING and dead_for_s > patience.last_words
 
 
 def _plan_gone(record: Instance, seen: Observation) -> Action:

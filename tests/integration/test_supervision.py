@@ -92,6 +92,7 @@ def test_a_stop_whose_shim_is_dead_waits_only_for_the_first_process(own_fleet: L
     assert shim
     own_fleet.call("DELETE", f"/instances/{record['instance_id']}")
     assert until(lambda: RunDirectory(folder).read("stop"), 20)
+    until(lambda: False, 0.3)  # it tells its engine
     os.kill(shim, signal.SIGKILL)
     own_fleet.becomes(record["instance_id"], "stopped", 30)
     assert processes_of(folder) == []
@@ -313,6 +314,7 @@ def test_a_stuck_shim_does_not_keep_a_dead_engine_running(own_fleet: LocalFleet)
     assert shim
     os.kill(shim, signal.SIGSTOP)
     os.kill(record["pid"], signal.SIGKILL)
+    own_fleet.becomes(record["instance_id"], "unhealthy", 5)  # it is stuck for 10 s to come
     own_fleet.becomes(record["instance_id"], "backoff", 30)
     assert processes_of(engine_folder(own_fleet, record)) == []
 

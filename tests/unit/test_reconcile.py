@@ -145,11 +145,34 @@ def test_a_crash_is_written_once_the_exit_status_is_known(status: Status) -> Non
     assert planned(status, ENDING, exit=ENDED) is Action.MARK_CRASHED
 
 
+@pytest.mark.parametrize(
+    ("since", "action"),
+    [(NOW - 0.3, LOOK_AGAIN), (NOW - 0.5, Action.MARK_UNHEALTHY), (NOW - 10.1, KILL)],
+)
+def test_a_dead_engine_whose_shim_says_nothing_gets_no_more_requests(
+    since: float, action: Action
+) -> None:
+    assert planned(Status.RUNNING, ENDING, ending_since=since) is action
+
+
+def test_a_shim_that_has_said_how_its_engine_ended_may_take_longer_to_clear_up() -> None:
+    seen = {"exit": ENDED, "ending_since": NOW - 29.9}
+    assert planned(Status.UNHEALTHY, ENDING, **seen) is Action.MARK_CRASHED
+    assert planned(Status.UNHEALTHY, ENDING, **seen | {"ending_since": NOW - 30.1}) is KILL
+
+
+def test_an_engine_of_which_something_resists_gets_no_more_requests() -> None:
+    resists = {"leftovers_since": NOW - 0.5}
+    assert planned(Status.RUNNING, LEFTOVERS, **resists) is Action.MARK_UNHEALTHY
+    assert planned(Status.UNHEALTHY, LEFTOVERS, **resists) is KILL
+
+
 @pytest.mark.parametrize("status", [*Status])
 def test_what_resists_for_too_long_is_stopped_so_that_it_is_told(status: Status) -> None:
     if status in (Status.FAILED, Status.STOPPED, Status.STOPPING, Status.STOP_FAILED):
         return
-    assert planned(status, LEFTOVERS, leftovers_since=NOW - 30.0) is KILL
+    tried = Action.MARK_UNHEALTHY if status is Status.RUNNING else KILL
+    assert planned(status, LEFTOVERS, leftovers_since=NOW - 30.0) is tried
     assert planned(status, LEFTOVERS, leftovers_since=NOW - 30.1) is Action.BEGIN_STOP
 
 
