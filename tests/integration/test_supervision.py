@@ -216,6 +216,23 @@ def test_a_worker_stopped_without_redis_ends_its_engines_and_the_next_one_says_s
     assert stopped["reason"] == "the worker of one was stopped"
 
 
+def test_a_worker_stopped_without_redis_kills_what_no_shim_will_end(own_fleet: LocalFleet) -> None:
+    worker = own_fleet.start_worker("one", STOP_TIMEOUT="1")
+    own_fleet.start_web()
+    record = own_fleet.create(ignore_sigterm=True)
+    folder = engine_folder(own_fleet, record)
+    shim = RunDirectory(folder).lock_holder()
+    assert shim
+    redis = own_fleet.redis_pid()
+    os.kill(redis, signal.SIGSTOP)  # without the record nothing is planned
+    try:
+        os.kill(shim, signal.SIGKILL)
+        worker.end(signal.SIGTERM)
+        assert processes_of(folder) == []
+    finally:
+        os.kill(redis, signal.SIGCONT)
+
+
 def test_a_log_flood_does_not_stop_the_engine_and_stays_bounded(fleet: LocalFleet) -> None:
     record = fleet.create(log_flood=100)
     folder = engine_folder(fleet, record)
