@@ -9,7 +9,17 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from time import monotonic
 
-from shared.domain.health import Pulse, Vitals, ask_again_after, felt, why_hung
+from shared.domain.health import (
+    Answer,
+    Pulse,
+    Vitals,
+    after_token,
+    ask_again_after,
+    felt,
+    is_suspect,
+    token_timeout,
+    why_hung,
+)
 from shared.domain.instance import Desired, Instance, Status
 from shared.domain.reconcile import Patience
 from shared.store import USE_REPORT_S
@@ -19,6 +29,7 @@ from workers.prober import Prober
 _TELLS_WITHIN_S = 0.15  # for web processes, which hear of a stop at once, to say what is under way
 _TOLD_FOR_S = 1.6 * USE_REPORT_S  # a report of use is good for so long: the next may come late
 _USED_FOR_S = 60.0  # at least: a short grace is not to run out between two looks
+_USE_PAUSES_S = 5.0  # no longer between two reports, seen at looks two seconds apart: one use
 _SHORTEST_ANSWER_S, _LONGEST_ANSWER_S = 0.5, 10.0
 _PROBED = frozenset({Status.RUNNING, Status.UNHEALTHY})
 
@@ -33,14 +44,19 @@ class Checkup:
         self._ready: Future[bool] | None = None
         self._unfinished: Future[float | None] | None = None
         self._vitals: Future[Vitals | None] | None = None
+        self._token: Future[Answer] | None = None
         self._pulse = Pulse()
         self._last_active: float | None = None  # as recorded; the store's clock
         self._used_at: float | None = None  # when that was seen to change; ours
+        self._used_since: float | None = None  # since when it does so all the time
 
     def notice_use(self, record: Instance) -> None:
         """Hear from the record whether the web tier has reported use since the last look."""
         if record.last_active not in (self._last_active, record.ready_at):
-            self._used_at = monotonic()
+            now = monotonic()
+            if not self._used_within(_USE_PAUSES_S, now):
+                self._used_since = now
+            self._used_at = now
         self._last_active = record.last_active
 
     def is_ready(self, launch: Launch) -> bool:
@@ -79,14 +95,16 @@ class Checkup:
         if record.status not in _PROBED:
             return
         now = monotonic()
-        if self._vitals is not None:
-            if not self._vitals.done():
-                return
-            self._pulse = felt(self._pulse, self._vitals.result(), now)
+        if self._vitals is not None and self._vitals.done():
+            in_use = self._used_since_asked(now)
+            self._pulse = felt(self._pulse, self._vitals.result(), now, in_use=in_use)
             self._vitals = None
+        self._test(launch, patience)
+        in_use = self._used_within(max(patience.hang, _USED_FOR_S), now)
+        pause = ask_again_after(self._pulse, patience.hang, in_use=in_use)
         asked_at = self._pulse.asked_at
-        pause = ask_again_after(self._pulse, patience.hang, in_use=self._in_use(now, patience))
-        if record.status is Status.UNHEALTHY or asked_at is None or now - asked_at >= pause:
+        due = asked_at is None or now - asked_at >= pause or record.status is Status.UNHEALTHY
+        if due and self._vitals is None:
             self._vitals = self._ask_vitals(launch, patience)
 
     def why_hung(self, patience: Patience) -> str:
@@ -103,21 +121,48 @@ class Checkup:
             return False
         return self._used_at >= stop_begun_at and monotonic() - self._used_at < _TOLD_FOR_S
 
-    def _in_use(self, now: float, patience: Patience) -> bool:
-        for_s = max(patience.hang, _USED_FOR_S)
-        return self._used_at is not None and now - self._used_at < for_s
+    def _used_within(self, seconds: float, now: float) -> bool:
+        return self._used_at is not None and now - self._used_at < seconds
+
+    def _used_since_asked(self, now: float) -> bool:
+        since, asked_at = self._used_since, self._pulse.asked_at
+        if since is None or asked_at is None:
+            return False
+        return since <= asked_at and self._used_within(_USE_PAUSES_S, now)
+
+    def _test(self, launch: Launch, patience: Patience) -> None:
+        """Where it is suspect, ask it for one token; take the answer."""
+        timeout_s = token_timeout(patience.hang)
+        if self._pulse.unserved_s == 0.0:
+            self._token = None  # it has made a step: it lives, whatever becomes of that token
+        elif self._token is None:
+            if is_suspect(self._pulse, patience.hang):
+                self._token = self._ask_token(launch, timeout_s)
+        elif self._token.done():
+            self._pulse = after_token(self._pulse, self._token.result(), timeout_s)
+            self._token = None
 
     def _ask_ready(self, launch: Launch) -> Future[bool]:
-        names = launch["names"]
-        served: Sequence[str] = list(map(str, names)) if isinstance(names, list) else []
         url, key = str(launch["url"]), str(launch["key"])
-        return self._prober.ask(bool, probe.is_ready, url, key, served)
+        return self._prober.ask(bool, probe.is_ready, url, key, _names(launch))
 
     def _ask_unfinished(self, launch: Launch) -> Future[float | None]:
         url = str(launch["url"])
         return self._prober.ask(lambda left: not left, probe.unfinished_requests, url)
 
+    def _ask_token(self, launch: Launch, timeout_s: float) -> Future[Answer]:
+        url, key = str(launch["url"]), str(launch["key"])
+        name = _names(launch)[0]
+        return self._prober.ask(
+            lambda answer: answer is Answer.NONE, probe.one_token, url, key, name, timeout_s
+        )
+
     def _ask_vitals(self, launch: Launch, patience: Patience) -> Future[Vitals | None]:
         # A saturated engine takes seconds to answer, and silence means something here.
         timeout_s = min(max(_SHORTEST_ANSWER_S, patience.hang / 12.0), _LONGEST_ANSWER_S)
         return self._prober.submit(probe.vitals, str(launch["url"]), timeout_s)
+
+
+def _names(launch: Launch) -> Sequence[str]:
+    names = launch["names"]
+    return list(map(str, names)) if isinstance(names, list) else []

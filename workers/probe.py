@@ -8,11 +8,18 @@ from contextlib import contextmanager
 
 import requests
 
-from shared.domain.health import Vitals
+from shared.domain.health import Answer, Vitals
 
 _READY_TIMEOUT_S = 10.0  # a busy engine takes seconds to answer; one that loads refuses at once
 _UNFINISHED_TIMEOUT_S = 5.0  # a busy engine again; a hung one is not waited for longer
 _OK = 200
+_FOR_ONE_TOKEN: tuple[tuple[str, dict[str, object]], ...] = (
+    # Ids, as a prompt in words needs a tokenizer (`--skip-tokenizer-init`); every model has a 0.
+    ("/v1/completions", {"prompt": [0], "max_tokens": 1}),
+    # vLLM 0.32, entrypoints/pooling/factories.py: which of these there are goes by the model's task
+    ("/v1/embeddings", {"input": [0]}),
+    ("/pooling", {"input": [0]}),
+)
 _VALUE = r"(?:\{[^}]*\})? ([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)$"
 _UNFINISHED = re.compile(rf"^vllm:num_requests_(?:running|waiting){_VALUE}", re.MULTILINE)
 _RUNNING = re.compile(rf"^vllm:num_requests_running{_VALUE}", re.MULTILINE)
@@ -55,17 +62,48 @@ def vitals(base_url: str, timeout_s: float) -> Vitals | None:
     """Return what the engine says of its requests and steps; None if it does not answer.
 
     One that answers without these numbers (`--disable-log-stats`) has nothing running, as far as
-    anybody can tell.
+    anybody can tell, and says nothing of its steps.
     """
     with _session() as session:
         try:
             text = session.get(f"{base_url}/metrics", timeout=timeout_s).text
-            return Vitals(
-                running=sum(map(float, _RUNNING.findall(text))),
-                steps=sum(map(float, _STEPS.findall(text))),
-            )
         except requests.RequestException:
             return None
+    steps = _STEPS.findall(text)
+    return Vitals(
+        running=sum(map(float, _RUNNING.findall(text))),
+        steps=sum(map(float, steps)) if steps else None,
+    )
+
+
+def one_token(base_url: str, key: str, name: str, timeout_s: float) -> Answer:
+    """Ask the engine for the least that its core can be asked for; return what came of it.
+
+    A 200 has come through EngineCore. What the API server refuses by itself proves nothing of it:
+    a path that this model is not asked at, a request that it does not take.
+
+    Args:
+        base_url: of the engine.
+        key: of the engine.
+        name: of the model, as it is served.
+        timeout_s: after which there counts as being no answer.
+    """
+    with _session() as session:
+        for path, body in _FOR_ONE_TOKEN:
+            try:
+                answer = session.post(
+                    f"{base_url}{path}",
+                    json={"model": name, **body},
+                    headers={"Authorization": f"Bearer {key}"},
+                    timeout=timeout_s,
+                )
+            except requests.ReadTimeout:
+                return Answer.NONE
+            except requests.RequestException:
+                return Answer.UNTELLING
+            if answer.status_code == _OK:
+                return Answer.GIVEN
+    return Answer.UNTELLING
 
 
 @contextmanager

@@ -32,6 +32,7 @@ def real_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]
         "VLLM_COMMAND": str(ROOT / ".engines/default/bin/vllm"),
         "STOP_TIMEOUT": "30",
         "RESTART_BACKOFF": "1",
+        "HANG_GRACE": "30",
     }
     with local_fleet(tmp_path_factory.mktemp("real"), **settings) as fleet:
         fleet.start_web()
@@ -85,6 +86,15 @@ def tree_of(fleet: LocalFleet, instance_id: str) -> set[int]:
     return set(processes_of(work))
 
 
+def core_of(fleet: LocalFleet, instance_id: str) -> int:
+    """Return the pid of an engine's EngineCore."""
+    return next(
+        pid
+        for pid in tree_of(fleet, instance_id)
+        if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+
+
 def watched_by(worker: Process) -> set[int]:
     """Return the pids of whose end a worker will hear: it holds a pidfd of each, see proc(5)."""
     watched = set()
@@ -115,17 +125,38 @@ def test_a_stream_goes_on_while_the_worker_is_killed_and_the_engine_is_adopted(
     assert tree_of(real_fleet, name) == tree
 
 
+def test_a_core_frozen_while_idle_is_found_by_the_first_request(
+    real_fleet: LocalFleet, instance: Any
+) -> None:
+    name = instance["instance_id"]
+    os.kill(core_of(real_fleet, name), signal.SIGSTOP)
+
+    def ask_in_vain() -> None:
+        body = {"model": CHAT_MODEL, "prompt": "Once", "max_tokens": 1}
+        with suppress(requests.RequestException):
+            real_fleet.call("POST", f"/proxy/{name}/v1/completions", json=body)
+
+    asking = Thread(target=ask_in_vain, daemon=True)
+    asking.start()
+    found = real_fleet.becomes(name, "unhealthy", 120)
+    assert "none for one token within 15 s" in found["reason"]
+    record = real_fleet.becomes(name, "running", _START_S)
+    assert (record["cause"], record["restarts"]) == ("engine_hung", instance["restarts"] + 1)
+    asking.join(60)
+
+
 def test_a_killed_api_server_leaves_nothing_behind_and_the_instance_comes_back(
     real_fleet: LocalFleet, instance: Any
 ) -> None:
     name = instance["instance_id"]
+    before = real_fleet.record(name)
     tree = tree_of(real_fleet, name)
     assert len(tree) >= 3, tree  # API server, EngineCore, Worker: vLLM leaves the last two behind
-    os.kill(instance["pid"], signal.SIGKILL)
+    os.kill(before["pid"], signal.SIGKILL)
     assert until(lambda: real_fleet.record(name)["status"] != "running", _GONE_S)
     assert until(lambda: not tree & tree_of(real_fleet, name), _GONE_S)
     record = real_fleet.becomes(name, "running", _START_S)
-    assert record["restarts"] == 1
+    assert record["restarts"] == before["restarts"] + 1
     assert record["pid"] not in tree
     answer = real_fleet.call(
         "POST",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +46,15 @@ def running_again(fleet: LocalFleet, before: Any) -> Any:
 
     assert until(is_again, WAITING_S), fleet.record(name)
     return fleet.record(name)
+
+
+def core_of(fleet: LocalFleet, record: Any) -> int:
+    """Return the pid of an instance's EngineCore."""
+    return next(
+        pid
+        for pid in processes_of(engine_folder(fleet, record))
+        if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
 
 
 def ask(fleet: LocalFleet, record: Any, **body: object) -> int:
@@ -167,6 +178,38 @@ def test_a_frozen_engine_is_a_hung_one(hasty: LocalFleet) -> None:
         "engine_hung",
         True,
     )
+    hasty.delete(before["instance_id"])
+
+
+def test_a_core_frozen_while_idle_is_found_by_the_first_request(hasty: LocalFleet) -> None:
+    before = hasty.create()
+    os.kill(core_of(hasty, before), signal.SIGSTOP)  # its metrics go on to say that nothing runs
+    asking = threading.Thread(target=ask, args=(hasty, before), daemon=True)
+    asking.start()
+    after = running_again(hasty, before)
+    assert after["cause"] == "engine_hung"
+    assert "one token" in after["first_reason"]
+    url = f"/instances/{before['instance_id']}/events"
+    assert "unhealthy" in hasty.call("GET", url).text
+    asking.join(WAITING_S)
+    hasty.delete(before["instance_id"])
+
+
+def test_a_quiet_session_makes_an_engine_suspect_and_one_token_clears_it(
+    hasty: LocalFleet,
+) -> None:
+    before = hasty.create()
+    proxy = f"{hasty.base}/proxy/{before['instance_id']}"
+
+    def asked() -> list[str]:
+        return [seen["target"] for seen in hasty.http.get(f"{proxy}/seen", timeout=20).json()]
+
+    with socket.create_connection(("localhost", int(hasty.base.rpartition(":")[2]))) as session:
+        path = f"/proxy/{before['instance_id']}/silent"
+        session.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert until(lambda: asked().count("/v1/completions") > 1, WAITING_S), asked()
+    after = hasty.record(before["instance_id"])
+    assert (after["status"], after["run"]) == ("running", 1)
     hasty.delete(before["instance_id"])
 
 

@@ -93,10 +93,10 @@ class ApiServer:
             return 1
         self._log.info("model.py:733", "Resolved architecture: LlamaForCausalLM")
         api_key = flags.api_key or self._environ.get("VLLM_API_KEY", "")
-        routes = Routes(flags, self._journal, api_key)
         keep_alive_s = float(self._environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5"))
-        server = Server(listener, routes, self._journal, keep_alive_s)
         core, core_status = self._start_core()
+        routes = Routes(flags, self._journal, api_key, core.pid)
+        server = Server(listener, routes, self._journal, keep_alive_s)
         try:
             return self._attend(server, core_status)
         finally:

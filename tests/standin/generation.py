@@ -12,9 +12,11 @@ from .flags import Flags
 from .journal import Journal
 from .replies import Reply, compact, error_reply, event_reply, json_reply
 from .server import Exchange
+from .spawn import is_frozen
 
 _DEFAULT_TOKENS: Final = 8
 _STALL_AFTER: Final = 2  # chunks
+_FROZEN_LOOK_S: Final = 0.1
 _EMBEDDING_SIZE: Final = 8
 
 Json = dict[str, Any]
@@ -31,8 +33,9 @@ class _RefusedError(Exception):
 class Generation:
     """Handlers of the routes under /v1."""
 
-    def __init__(self, flags: Flags, journal: Journal) -> None:
+    def __init__(self, flags: Flags, journal: Journal, core: int) -> None:
         self._flags = flags
+        self._core = core  # pid of EngineCore
         self._journal = journal
         self._started_at = int(time.time())
         self._numbers = itertools.count(1)
@@ -141,7 +144,12 @@ class Generation:
         return asked
 
     def _admit(self, exchange: Exchange) -> None:
-        """Count the request as running until it is answered; under --hang, never return."""
+        """Count the request as running until it is answered; under --hang, never return.
+
+        It is EngineCore that counts, so what comes while that is frozen is not counted: not seen.
+        """
+        while is_frozen(self._core):
+            exchange.wait(_FROZEN_LOOK_S)
         hang = self._flags.hang
         exchange.until_answered.enter_context(self._journal.running(for_good=hang))
         if hang:

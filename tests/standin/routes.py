@@ -31,13 +31,13 @@ class _Route(NamedTuple):
 class Routes:
     """The handler of every request: checks the key, finds the route, calls it."""
 
-    def __init__(self, flags: Flags, journal: Journal, api_key: str) -> None:
-        """Guard the paths of vLLM's API with `api_key`; with "" they are open."""
+    def __init__(self, flags: Flags, journal: Journal, api_key: str, core: int) -> None:
+        """Guard the paths of vLLM's API with `api_key`, with "" they are open; `core` is a pid."""
         self._model = flags.served_names[0]
         self._health_takes_s = flags.slow_health
         self._journal = journal
         self._api_key = api_key
-        self._table = [*self._vllm_routes(flags), *_probe_routes(flags, journal)]
+        self._table = [*self._vllm_routes(flags, core), *_probe_routes(flags, journal)]
 
     def __call__(self, exchange: Exchange) -> Reply:
         """Answer one request."""
@@ -65,8 +65,8 @@ class Routes:
             token.encode("latin-1"), self._api_key.encode()
         )
 
-    def _vllm_routes(self, flags: Flags) -> Iterator[_Route]:
-        generation = Generation(flags, self._journal)
+    def _vllm_routes(self, flags: Flags, core: int) -> Iterator[_Route]:
+        generation = Generation(flags, self._journal, core)
         yield _Route("/health", self._health, is_vllms=True)
         yield _Route("/version", _version, is_vllms=True)
         yield _Route("/metrics", self._metrics)

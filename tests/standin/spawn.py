@@ -58,6 +58,15 @@ def spawn(
     )
 
 
+def is_frozen(pid: int) -> bool:
+    """Return whether a process is stopped, as by SIGSTOP: proc(5), /proc/PID/stat."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:  # it has ended
+        return False
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
 def _bare_environment() -> dict[str, str]:
     """Return the interpreter's own variables; LD_LIBRARY_PATH where a shared build needs it."""
     bare = {"PYTHONHOME": f"{sys.base_prefix}:{sys.base_exec_prefix}", "PYTHONPATH": _ROOT}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
-from shared.domain.health import Vitals
+from shared.domain.health import Answer, Vitals
 from workers import probe
 
 METRICS = """\
@@ -21,12 +23,15 @@ vllm:iteration_tokens_total_count{engine="0",model_name="m"} 7.0
 
 
 class Engine(ThreadingHTTPServer):
-    """Answers all requests with `text`."""
+    """Answers all questions with `text`, and what is sent to a path with its status."""
 
     text = ""
+    statuses: Mapping[str, int] = {}  # 0: it does not answer
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.sent: list[tuple[str, Any]] = []
+        self.over = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -40,6 +45,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_POST(self) -> None:
+        length = int(self.headers["Content-Length"])
+        self.server.sent.append((self.path, json.loads(self.rfile.read(length))))
+        status = self.server.statuses.get(self.path, 404)
+        if not status:
+            self.server.over.wait(20)
+            return
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -50,6 +66,7 @@ def engine() -> Iterator[Engine]:
         thread = threading.Thread(target=engine.serve_forever, args=(0.01,))
         thread.start()
         yield engine
+        engine.over.set()
         engine.shutdown()
         thread.join()
 
@@ -64,7 +81,7 @@ def test_numbers_of_all_engine_cores_are_added(engine: Engine) -> None:
 def test_what_is_no_number_says_nothing(engine: Engine, value: str) -> None:
     engine.text = f"vllm:num_requests_running {value}\n"
     assert probe.unfinished_requests(engine.url) is None
-    assert probe.vitals(engine.url, 5.0) == Vitals(running=0, steps=0)
+    assert probe.vitals(engine.url, 5.0) == Vitals(running=0, steps=None)
 
 
 def test_an_engine_that_is_gone_says_nothing() -> None:
@@ -72,3 +89,30 @@ def test_an_engine_that_is_gone_says_nothing() -> None:
     gone.server_close()
     assert probe.unfinished_requests(gone.url) is None
     assert probe.vitals(gone.url, 5.0) is None
+
+
+@pytest.mark.parametrize(
+    ("statuses", "asked", "answer"),
+    [
+        ({"/v1/completions": 200}, 1, Answer.GIVEN),
+        ({"/v1/completions": 501, "/v1/embeddings": 200}, 2, Answer.GIVEN),  # a pooling model
+        ({"/pooling": 200}, 3, Answer.GIVEN),
+        ({"/v1/completions": 0}, 1, Answer.NONE),
+        ({"/v1/embeddings": 0}, 2, Answer.NONE),
+        ({}, 3, Answer.UNTELLING),  # the API server has answered, and no core
+        ({"/v1/completions": 400, "/v1/embeddings": 500}, 3, Answer.UNTELLING),
+    ],
+)
+def test_one_token_tells_only_what_the_core_has_said(
+    engine: Engine, statuses: dict[str, int], asked: int, answer: Answer
+) -> None:
+    engine.statuses = statuses
+    assert probe.one_token(engine.url, "key", "m", 0.5 if 0 in statuses.values() else 20) is answer
+    assert len(engine.sent) == asked
+    assert engine.sent[0] == ("/v1/completions", {"model": "m", "prompt": [0], "max_tokens": 1})
+
+
+def test_an_engine_that_is_gone_tells_nothing_of_its_core() -> None:
+    gone = Engine()
+    gone.server_close()
+    assert probe.one_token(gone.url, "key", "m", 20) is Answer.UNTELLING
