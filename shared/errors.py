@@ -18,6 +18,7 @@ FleetError
 │   ├── EngineUnreachable no connection, or it broke before an answer
 │   └── EngineTimeout     connected, and no answer in time
 ├── StoreUnavailable      Redis does not answer, or refuses writes
+├── RecordUnreadable      the store has a record of it that this version cannot read
 └── SettingsError         start-up only: every fault of the environment at once
 """
 
@@ -114,6 +115,26 @@ class EngineTimeout(EngineError):
 
 class StoreUnavailable(FleetError):
     """Redis does not answer, or refuses writes."""
+
+
+class RecordUnreadable(FleetError):
+    """The store has a record that cannot be read: a newer version's, or a damaged one.
+
+    Args:
+        instance_id: whose record.
+        why: what about it cannot be read.
+        key: where the store has it.
+    """
+
+    def __init__(self, instance_id: str, *, why: str, key: str) -> None:
+        super().__init__(
+            f"instance {instance_id}: its record cannot be read ({why}): a newer version wrote it, "
+            "or it is damaged. Its engine is left alone and its place is kept. Read it with the "
+            f"version that wrote it, or delete {key} from Redis: its node then writes back what "
+            "it has kept"
+        )
+        self.instance_id = instance_id
+        self.why = why
 
 
 class SettingsError(FleetError):

@@ -33,6 +33,7 @@ _STATUS: dict[type[errors.FleetError], HTTPStatus] = {
     errors.EngineTimeout: HTTPStatus.GATEWAY_TIMEOUT,
     errors.EngineError: HTTPStatus.BAD_GATEWAY,
     errors.StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.RecordUnreadable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _RETRY_AFTER_S = {errors.NoCapacity: 10, errors.StoreUnavailable: 2, errors.TooManyFollowers: 5}
 CALLER_GONE_STATUS = 499  # nginx's; read only by one that closed no more than its sending half

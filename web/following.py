@@ -17,7 +17,7 @@ from typing import Protocol
 
 from flask import Response, g, request
 
-from shared.errors import NotFound, StoreUnavailable, TooManyFollowers
+from shared.errors import NotFound, RecordUnreadable, StoreUnavailable, TooManyFollowers
 from web.auth import Principal
 from web.caller import caller_socket, is_gone
 from web.keys import KeyTable
@@ -39,6 +39,7 @@ class Followed(Protocol):
         Raises:
             StoreUnavailable: nothing is lost by asking again.
             NotFound: the record is gone; it may come back.
+            RecordUnreadable: it may be mended.
         """
 
     @property
@@ -114,7 +115,7 @@ class Followers:
             try:
                 piece = followed.more(LOOK_S)
                 trouble = None
-            except (StoreUnavailable, NotFound) as error:
+            except (StoreUnavailable, NotFound, RecordUnreadable) as error:
                 trouble = _Trouble(str(error), trouble.since if trouble else monotonic())
                 if monotonic() - trouble.since > _PATIENCE_S:
                     yield followed.closing(trouble.what)

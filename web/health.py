@@ -48,6 +48,7 @@ def _checks(store: Store, sweep_interval_s: float) -> tuple[dict[str, str], dict
     """Return what must be "ok", and what an operator should know besides."""
     try:
         nodes, swept_ago_s = store.nodes(), store.swept_ago_s()
+        unreadable = store.unreadable()
     except StoreUnavailable as error:
         return {"redis": str(error), "workers": "unknown: Redis does not answer"}, {}
     alive = [node for node in nodes if not node.lost]
@@ -58,7 +59,11 @@ def _checks(store: Store, sweep_interval_s: float) -> tuple[dict[str, str], dict
         for orphan in node.orphans
     )
     workers = "ok" if alive else "no worker sends a heartbeat"
-    notes = {"orphans": orphans, "beat": _beat(swept_ago_s, sweep_interval_s) if alive else ""}
+    notes = {
+        "orphans": orphans,
+        "beat": _beat(swept_ago_s, sweep_interval_s) if alive else "",
+        "records": "; ".join(map(str, unreadable)),
+    }
     checks = {"redis": "ok", "workers": workers}
     return checks, {name: said for name, said in notes.items() if said}
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from shared.domain.instance import INSTANCE_ID, Instance
-from shared.errors import InstanceNotReady, NotFound, StoreUnavailable
+from shared.errors import InstanceNotReady, NotFound, RecordUnreadable, StoreUnavailable
 from shared.store import Store
 
 _WINDOW_S = 1.0  # for at most so long an answer of the store holds, also that it is away
@@ -31,7 +31,7 @@ class Lookup:
         self._clock = clock
         self._one_at_a_time = threading.Lock()
         self._began = clock()  # the window
-        self._answers: dict[str, Instance | None] = {}
+        self._answers: dict[str, Instance | RecordUnreadable | None] = {}
         self._away: StoreUnavailable | None = None
 
     def get(self, instance_id: str) -> Instance:
@@ -39,6 +39,7 @@ class Lookup:
 
         Raises:
             NotFound: there is none.
+            RecordUnreadable: there is one.
             StoreUnavailable: the store does not answer, or did not less than a second ago.
             InstanceNotReady: too many were asked for in this second; asking again helps.
         """
@@ -52,9 +53,11 @@ class Lookup:
             record = self._answers[instance_id]
         if record is None:
             raise _absent(instance_id)
+        if isinstance(record, RecordUnreadable):
+            raise record
         return record
 
-    def _ask(self, instance_id: str) -> Instance | None:
+    def _ask(self, instance_id: str) -> Instance | RecordUnreadable | None:
         if self._away is not None:
             raise StoreUnavailable(str(self._away)) from self._away
         if len(self._answers) >= _QUESTIONS:
@@ -65,6 +68,8 @@ class Lookup:
             )
         try:
             return self._store.get(instance_id)
+        except RecordUnreadable as error:
+            return error
         except StoreUnavailable as error:
             self._begin_window()  # it may have taken seconds to say so
             self._away = error

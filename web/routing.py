@@ -2,19 +2,21 @@
 
 Fed by the store's notifications and by a full read every few seconds. The request path reads it and
 touches no Redis. What it knows it keeps until it sees that an instance has ended: with the store
-away, and also when the store has lost a record, because the engine still runs.
+away, and also when the store has lost a record, or has one that cannot be read, because the engine
+still runs.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 
 from shared.domain.instance import Desired, Instance, Status
-from shared.errors import InstanceNotReady, NotFound, StoreUnavailable
+from shared.errors import InstanceNotReady, NotFound, RecordUnreadable, StoreUnavailable
 from shared.store import Store
 from web.following_store import FollowingStore
 from web.lookup import Lookup
@@ -81,6 +83,7 @@ class RoutingTable:
         Raises:
             NotFound: there is no such instance.
             InstanceNotReady: it loads, stops, has stopped or has failed; says which.
+            RecordUnreadable: there is one, of which this table knows nothing.
             StoreUnavailable: the table does not know it, and the store cannot say.
         """
         instance = self._instances.get(instance_id)
@@ -145,6 +148,7 @@ class RoutingTable:
 
         Raises:
             NotFound: there is no such instance.
+            RecordUnreadable: there is one, of which this table knows nothing.
             StoreUnavailable: the table does not know it, and the store cannot say.
         """
         known = self._instances.get(instance_id) or self._store.get(instance_id)
@@ -178,7 +182,7 @@ class RoutingTable:
 
     def hear(self, changed: str) -> None:
         """Read one instance again, because it changed."""
-        self._take({changed: self._store.get(changed)})
+        self._take(self._read({changed}))
         self._store_up = True
 
     def refresh(self) -> None:
@@ -188,7 +192,7 @@ class RoutingTable:
         }
         with self._changed:
             missing = self._instances.keys() - found.keys() - self._unrecorded.keys()
-        self._take(found | {name: self._store.get(name) for name in missing})
+        self._take(found | self._read(missing))
         self._confirmed_at = monotonic()
         self._store_up = True
 
@@ -196,6 +200,14 @@ class RoutingTable:
         """Hear that the store does not answer; return what goes on meanwhile."""
         self._store_up = False
         return "routing goes on with what is known"
+
+    def _read(self, names: Collection[str]) -> dict[str, Instance | None]:
+        """Read these; those that cannot be read stay as they are, for their engines run."""
+        found: dict[str, Instance | None] = {}
+        for name in names:
+            with suppress(RecordUnreadable):  # the store has said it
+                found[name] = self._store.get(name)
+        return found
 
     def _take(self, found: Mapping[str, Instance | None]) -> None:
         """Take records into the table; None is one that the store does not have."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from shared.domain.instance import RELEASED
 from shared.domain.node import Orphan
+from shared.errors import RecordUnreadable
 from shared.store import Store
 from workers import manifest, process_tree
 from workers.run_directory import RunDirectory
@@ -62,7 +63,10 @@ class Orphans:
     def _is_over(self, name: str) -> bool | None:
         """Return whether an instance has ended; None if there is no record of it anywhere."""
         run = RunDirectory(self._engines_dir / name)
-        record = self._store.get(name) or manifest.kept(run)
+        try:
+            record = self._store.get(name) or manifest.kept(run)
+        except RecordUnreadable:  # somebody knows it: it is left alone
+            return False
         return None if record is None else record.status in RELEASED
 
     def _unclaimed(self, name: str, pids: set[int], now: float, at: float) -> Orphan | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shared.domain.instance import RELEASED, Instance
 from shared.domain.rebuild import Rebuilt, is_behind, rebuilt
+from shared.errors import RecordUnreadable
 from shared.store import KEEP_ENDED_S, Store
 from workers import manifest
 from workers.run_directory import RunDirectory
@@ -86,7 +87,10 @@ class Recovery:
         if kept is None:  # nothing to go by: `workers.orphans` sees to what runs
             self._settled.add(name)
             return None
-        found = self._store.get(name)
+        try:
+            found = self._store.get(name)
+        except RecordUnreadable:  # it may be newer than what is kept: nothing is written over it
+            return None
         if found is not None and found.node != self._node:
             log.warning("instance %s: its record is of node %s; left alone", name, found.node)
         elif found is None or is_behind(found, kept):

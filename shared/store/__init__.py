@@ -2,6 +2,10 @@
 
 Every method raises StoreUnavailable where the store does not answer; nothing is retried here.
 Times are epoch seconds by the store's own clock, never by a caller's.
+
+A record of an instance may be one that cannot be read: a newer version's, or a damaged one. Who
+asks for it by its id is told so (RecordUnreadable); where many are read it is left out, so that it
+keeps nobody from the others.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Protocol
 from shared.domain.instance import Instance, Status
 from shared.domain.key import Key, KeyState
 from shared.domain.node import Node, Orphan
-from shared.errors import Conflict
+from shared.errors import Conflict, RecordUnreadable
 from shared.store.history import Created, Event, History, LogLine, Once
 
 __all__ = [
@@ -117,7 +121,17 @@ class Store(History, Protocol):
         """
 
     def get(self, instance_id: str) -> Instance | None:
-        """Return the record, or None if there is none (any more)."""
+        """Return the record, or None if there is none (any more).
+
+        Raises:
+            RecordUnreadable: there is one.
+        """
+
+    def unreadable(self) -> list[RecordUnreadable]:
+        """Return which records this process came across that cannot be read, if they still cannot.
+
+        Each is logged once.
+        """
 
     def instances(self, *, with_ended: bool = False) -> list[Instance]:
         """Return all that are not ended, oldest first; and those that ended in the last day."""
@@ -135,6 +149,9 @@ class Store(History, Protocol):
         Harmless to repeat: the first reason stays, except that a user's takes over from the idle
         sweep's, which may be withdrawn. Of one whose stop failed, a user asks once more: its
         generation goes up.
+
+        Raises:
+            RecordUnreadable: nothing has changed.
         """
 
     def apply(self, change: Change) -> bool:

@@ -26,6 +26,18 @@ UNREADABLE = "(unreadable)"
 """The name of an API key whose record cannot be read; no name of a key looks so."""
 
 _FIELDS = frozenset(field.name for field in dataclasses.fields(Instance))
+_REQUIRED = ("instance_id", "model_name", "params", "timeout", "node", "desired", "status")
+_NUMBER = (int, float)
+_AS_JSON: dict[str, type | tuple[type, ...]] = {  # annotation → what json makes of such a field
+    "int": int, "int | None": int, "float": _NUMBER, "float | None": _NUMBER, "Exit | None": dict,
+    "Mapping[str, object]": dict, "Mapping[str, str]": dict,
+    "tuple[str, ...]": list, "tuple[float, ...]": list,
+}  # fmt: skip
+_KINDS = {
+    field.name: _AS_JSON[str(field.type)]
+    for field in dataclasses.fields(Instance)
+    if field.name not in _STRINGS
+}
 
 
 def encode(fields: Mapping[str, object]) -> dict[str, str]:
@@ -39,18 +51,19 @@ def encode_instance(instance: Instance) -> dict[str, str]:
 
 
 def decode_instance(stored: Mapping[str, str]) -> Instance:
-    """Return the record that the hash fields hold; fields of newer versions are skipped."""
-    values: dict[str, Any] = {
-        name: text if name in _STRINGS else json.loads(text)
-        for name, text in stored.items()
-        if name in _FIELDS
-    }
-    values["status"] = Status(values["status"])
-    values["desired"] = Desired(values["desired"])
-    if "exit" in values:
-        values["exit"] = Exit(**values["exit"])
-    for name in ("gpus", "last_log", "crashes"):
-        values[name] = tuple(values.get(name, ()))
+    """Return the record that the hash fields hold; fields of newer versions are skipped.
+
+    Raises:
+        ValueError: names the field that cannot be read, or is not there.
+    """
+    values: dict[str, Any] = {}
+    for name in _FIELDS & stored.keys():
+        try:
+            values[name] = _decode(name, stored[name])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: {error}") from error
+    if missing := [name for name in _REQUIRED if name not in values]:
+        raise ValueError(f"no {', '.join(missing)}")
     return Instance(**values)
 
 
@@ -61,7 +74,7 @@ def encode_gpus(gpus: tuple[Gpu, ...]) -> str:
 
 def decode_gpus(text: str) -> tuple[Gpu, ...]:
     """Return a node's devices."""
-    return tuple(Gpu(**gpu) for gpu in json.loads(text))
+    return tuple(Gpu(**_known(Gpu, gpu)) for gpu in json.loads(text))
 
 
 def encode_orphans(orphans: Collection[Orphan]) -> str:
@@ -71,7 +84,10 @@ def encode_orphans(orphans: Collection[Orphan]) -> str:
 
 def decode_orphans(text: str) -> tuple[Orphan, ...]:
     """Return what runs on a node without a record."""
-    return tuple(Orphan(**orphan | {"pids": tuple(orphan["pids"])}) for orphan in json.loads(text))
+    return tuple(
+        Orphan(**_known(Orphan, orphan) | {"pids": tuple(orphan["pids"])})
+        for orphan in json.loads(text)
+    )
 
 
 def encode_key(key: Key) -> dict[str, str]:
@@ -123,3 +139,25 @@ def _encode(name: str, value: object) -> str:
     if isinstance(value, Exit):
         value = dataclasses.asdict(value)
     return json.dumps(value, separators=(",", ":"))
+
+
+def _decode(name: str, text: str) -> object:
+    if name == "status":
+        return Status(text)
+    if name == "desired":
+        return Desired(text)
+    if name in _STRINGS:
+        return text
+    value: Any = json.loads(text)
+    fits = isinstance(value, _KINDS[name])
+    if not fits:
+        raise TypeError(f"{type(value).__name__} is not what stands there")
+    if name == "exit":
+        return Exit(**_known(Exit, value))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _known(kind: type[Exit | Gpu | Orphan], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those values that `kind` has fields for; the others are a newer version's."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in values.items() if name in names}

@@ -13,6 +13,7 @@ from shared.domain.expiry import sweep
 from shared.domain.instance import BY_IDLE, RELEASED, Desired, Instance, Status, may_precede
 from shared.domain.key import Key, KeyState
 from shared.domain.node import Claim, Node, Orphan, heartbeat_age
+from shared.errors import RecordUnreadable
 from shared.store import KEEP_ENDED_S, Beat, Change, Once, name_taken, not_rotatable
 from shared.store.history import RUNS_KEPT
 from shared.store.memory_history import MemoryHistory
@@ -40,6 +41,7 @@ class MemoryStore(MemoryHistory):
         self._api_keys: dict[str, Key] = {}
         self._listeners: list[queue.SimpleQueue[str]] = []
         self._key_listeners: list[queue.SimpleQueue[str]] = []
+        self._damaged: set[str] = set()
 
     def ping(self) -> None:
         """Return if the store answers."""
@@ -116,7 +118,17 @@ class MemoryStore(MemoryHistory):
         """Return the record, or None if there is none (any more)."""
         with self._lock:
             self._forget_old()
-            return self._instances.get(instance_id)
+            return self._read(instance_id)
+
+    def unreadable(self) -> list[RecordUnreadable]:
+        """Return which records this process came across that cannot be read."""
+        with self._lock:
+            return [_unreadable(name) for name in sorted(self._damaged & self._instances.keys())]
+
+    def damage(self, *instance_ids: str) -> None:
+        """Have these records, and no others, be such as cannot be read: they are in Redis."""
+        with self._lock:
+            self._damaged = set(instance_ids)
 
     def instances(self, *, with_ended: bool = False) -> list[Instance]:
         """Return all that are not ended, oldest first; and those that ended in the last day."""
@@ -126,7 +138,8 @@ class MemoryStore(MemoryHistory):
             found = [
                 i
                 for i in self._instances.values()
-                if not i.ended or (with_ended and (i.ended_at or 0.0) > recent)
+                if i.instance_id not in self._damaged
+                and (not i.ended or (with_ended and (i.ended_at or 0.0) > recent))
             ]
             return sorted(found, key=lambda record: record.created_at)
 
@@ -138,7 +151,7 @@ class MemoryStore(MemoryHistory):
     def stop(self, instance_id: str, *, reason: str, by: str, who: str = "") -> Instance | None:
         """Set `desired` to stopped; return the record, or None if there is none."""
         with self._lock:
-            record = self._instances.get(instance_id)
+            record = self._read(instance_id)
             if record and not record.ended:
                 taken_over = record.stop_by == BY_IDLE and by != BY_IDLE
                 once_more = record.status is Status.STOP_FAILED and by != BY_IDLE
@@ -230,7 +243,7 @@ class MemoryStore(MemoryHistory):
             stopped = [name for name in due.stop if node in (None, self._instances[name].node)]
             for name in stopped:
                 self._ask_to_stop(self._instances[name], due.stop[name], BY_IDLE, who)
-            return [self._instances[name] for name in stopped]
+            return [self._instances[name] for name in stopped if name not in self._damaged]
 
     def swept_ago_s(self) -> float | None:
         """Return how many seconds ago all of the fleet was swept by `stop_idle`; None if never."""
@@ -279,6 +292,12 @@ class MemoryStore(MemoryHistory):
     def key_changes(self, timeout_s: float) -> Generator[str | None]:
         """Yield the id of each key that was made or changed, from now on."""
         return _heard(self._key_listeners, timeout_s)
+
+    def _read(self, instance_id: str) -> Instance | None:
+        record = self._instances.get(instance_id)
+        if record and instance_id in self._damaged:
+            raise _unreadable(instance_id)
+        return record
 
     def _node(self, name: str) -> Node:
         return replace(
@@ -354,6 +373,10 @@ class MemoryStore(MemoryHistory):
     def _publish(self, instance_id: str) -> None:
         for heard in self._listeners:
             heard.put(instance_id)
+
+
+def _unreadable(instance_id: str) -> RecordUnreadable:
+    return RecordUnreadable(instance_id, why="damaged", key=instance_id)
 
 
 def _heard(listeners: list[queue.SimpleQueue[str]], timeout_s: float) -> Generator[str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection, Generator
 from typing import cast
 
@@ -23,6 +24,7 @@ from shared.store import (
     not_rotatable,
     scripts,
 )
+from shared.errors import RecordUnreadable
 from shared.store.codec import (
     decode_gpus,
     decode_instance,
@@ -39,6 +41,8 @@ from shared.store.keys import Keys
 from shared.store.redis_client import answering, unavailable
 from shared.store.redis_history import RedisHistory, digest
 
+log = logging.getLogger(__name__)
+
 SOCKET_TIMEOUT_S = 2.0  # a frozen Redis must not freeze us: without it a command waits for ever
 
 
@@ -47,6 +51,7 @@ def connect(url: str) -> redis.Redis:
     return redis.Redis.from_url(
         url,
         decode_responses=True,
+        encoding_errors="replace",  # of one damaged text; strict ends the reading of all others
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         health_check_interval=30,
@@ -59,6 +64,8 @@ class RedisStore(RedisHistory):
 
     def __init__(self, client: redis.Redis, keys: Keys | None = None) -> None:
         super().__init__(client, keys or Keys())
+        self._unreadable: dict[str, str] = {}  # what this process came across: id → why
+        self._unreadable_nodes: set[str] = set()
         self._announce = self._script(node_scripts.ANNOUNCE)
         self._heartbeat = self._script(node_scripts.HEARTBEAT)
         self._create = self._script(scripts.CREATE)
@@ -125,7 +132,8 @@ class RedisStore(RedisHistory):
         *answers, (seconds, micros) = pipe.execute()
         now = seconds + micros / 1e6
         pairs = zip(names, answers[::2], answers[1::2], strict=True)
-        return [_node(name, stored, claims, now) for name, stored, claims in pairs if stored]
+        found = [self._node(name, stored, claims, now) for name, stored, claims in pairs if stored]
+        return [node for node in found if node]
 
     @answering
     def create(
@@ -150,7 +158,20 @@ class RedisStore(RedisHistory):
     @answering
     def get(self, instance_id: str) -> Instance | None:
         """Return the record, or None if there is none (any more)."""
-        return self._read([instance_id])[0]
+        record = self._read([instance_id])[0]
+        if isinstance(record, RecordUnreadable):
+            raise record
+        return record
+
+    @answering
+    def unreadable(self) -> list[RecordUnreadable]:
+        """Return which records this process came across that cannot be read, if they still cannot.
+
+        Each is logged once.
+        """
+        self._redis.ping()  # where there is nothing to read, too, it says whether it is there
+        found = self._read(sorted(self._unreadable))
+        return [record for record in found if isinstance(record, RecordUnreadable)]
 
     @answering
     def instances(self, *, with_ended: bool = False) -> list[Instance]:
@@ -170,8 +191,10 @@ class RedisStore(RedisHistory):
     @answering
     def stop(self, instance_id: str, *, reason: str, by: str, who: str = "") -> Instance | None:
         """Set `desired` to stopped; return the record, or None if there is none."""
+        if self.get(instance_id) is None:  # one that cannot be read is not changed
+            return None
         self._stop(instance_id, reason, by, who)
-        return self._read([instance_id])[0]
+        return self.get(instance_id)
 
     @answering
     def apply(self, change: Change) -> bool:
@@ -221,7 +244,7 @@ class RedisStore(RedisHistory):
     def stop_idle(self, *, node: str | None = None, hold_s: float = 0.0) -> list[Instance]:
         """Set `desired` to stopped for all that are due, of `node` or of all; return those."""
         stopped = self._stop_idle(node or "", node or "beat", hold_s)
-        return [record for record in self._read(stopped) if record]
+        return _read_well(self._read(stopped))
 
     @answering
     def swept_ago_s(self) -> float | None:
@@ -281,11 +304,40 @@ class RedisStore(RedisHistory):
         seconds, micros = self._redis.time()
         return cast("float", seconds + micros / 1e6)
 
-    def _read(self, instance_ids: Collection[str]) -> list[Instance | None]:
+    def _read(self, instance_ids: Collection[str]) -> list[Instance | RecordUnreadable | None]:
         pipe = self._redis.pipeline(transaction=False)
         for instance_id in instance_ids:
             pipe.hgetall(self._keys.instance(instance_id))
-        return [decode_instance(stored) if stored else None for stored in pipe.execute()]
+        pairs = zip(instance_ids, pipe.execute(), strict=True)
+        return [self._decoded(instance_id, stored) for instance_id, stored in pairs]
+
+    def _decoded(
+        self, instance_id: str, stored: dict[str, str]
+    ) -> Instance | RecordUnreadable | None:
+        try:
+            record = decode_instance(stored) if stored else None
+        except ValueError as error:
+            key = self._keys.instance(instance_id)
+            unreadable = RecordUnreadable(instance_id, why=str(error), key=key)
+            if self._unreadable.get(instance_id) != unreadable.why:
+                log.error("%s", unreadable)  # noqa: TRY400 - says all there is
+            self._unreadable[instance_id] = unreadable.why
+            return unreadable
+        self._unreadable.pop(instance_id, None)
+        return record
+
+    def _node(
+        self, name: str, stored: dict[str, str], claims: dict[str, str], now: float
+    ) -> Node | None:
+        """Return a node; None of one that cannot be read, which must not hide the others."""
+        try:
+            return _node(name, stored, claims, now)
+        except (KeyError, TypeError, ValueError) as error:
+            if name not in self._unreadable_nodes:
+                why = f"its record cannot be read ({error!r})"
+                log.error("node %s: %s; it is left out", name, why)  # noqa: TRY400 - says all
+            self._unreadable_nodes.add(name)
+            return None
 
     def _key(self, key_id: str) -> Key | None:
         stored = self._redis.hgetall(self._keys.api_key(key_id))
@@ -306,7 +358,11 @@ class RedisStore(RedisHistory):
         pairs = zip(instance_ids, records, strict=True)
         if expired := [instance_id for instance_id, record in pairs if record is None]:
             remove(index, *expired)
-        return [record for record in records if record]
+        return _read_well(records)
+
+
+def _read_well(found: Collection[Instance | RecordUnreadable | None]) -> list[Instance]:
+    return [record for record in found if isinstance(record, Instance)]
 
 
 def _node(name: str, stored: dict[str, str], claims: dict[str, str], now: float) -> Node:

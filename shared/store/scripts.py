@@ -35,11 +35,12 @@ local function event(id, at, by, who, status, reason)
 end
 local function publish(id) redis.call('PUBLISH', prefix .. 'changes', id) end
 local function schedule(id, at)
-  local timeout = tonumber(redis.call('HGET', instance_key(id), 'timeout'))
-  if timeout > 0 then
+  local timeout = tonumber(redis.call('HGET', instance_key(id), 'timeout') or 0)
+  if timeout and timeout > 0 then
     redis.call('ZADD', prefix .. 'expiry', number(at + timeout), id)
   end
 end
+local function countable(n) return not n or string.match(n, '^%d+$') end
 local function ask_to_stop(id, at, reason, by, who)
   local key = instance_key(id)
   redis.call('HSET', key, 'desired', 'stopped', 'stop_reason', reason, 'stop_by', by)
@@ -153,12 +154,14 @@ return 1
 
 TOUCH = """
 -- ARGV: how many have requests under way, the ids of those, the ids of the others
+-- One record that is damaged must not keep the others from being touched.
 local at, under_way = now(), tonumber(ARGV[1])
 for place = 2, #ARGV do
   local id = ARGV[place]
   local key = instance_key(id)
-  local held = redis.call('HMGET', key, 'status', 'desired', 'stop_by')
+  local held = redis.call('HMGET', key, 'status', 'desired', 'stop_by', 'generation', 'revision')
   local withdrawn = held[2] == 'stopped' and held[3] == 'idle'
+    and countable(held[4]) and countable(held[5])
   if held[1] == 'running' and (held[2] == 'running' or withdrawn) then
     redis.call('HSET', key, 'last_active', number(at))
     schedule(id, at)
@@ -182,8 +185,10 @@ local at, hold = now(), tonumber(ARGV[3])
 if ARGV[1] == '' then redis.call('SET', prefix .. 'swept-at', number(at)) end
 local due, is_due = {}, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'expiry', '-inf', number(at))) do
-  local held = redis.call('HMGET', instance_key(id), 'status', 'desired', 'node', 'timeout')
-  if held[1] ~= 'running' or held[2] ~= 'running' then
+  local held = redis.call('HMGET', instance_key(id), 'status', 'desired', 'node', 'timeout',
+    'generation', 'revision')
+  local damaged = not (held[3] and held[4] and countable(held[5]) and countable(held[6]))
+  if held[1] ~= 'running' or held[2] ~= 'running' or damaged then
     redis.call('ZREM', prefix .. 'expiry', id)
   else
     table.insert(due, {id = id, node = held[3], why = 'idle for ' .. held[4] .. ' s, its timeout'})

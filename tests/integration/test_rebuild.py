@@ -200,6 +200,47 @@ def test_a_user_asks_for_the_end_of_what_redis_has_just_lost(fleet: LocalFleet) 
     assert fleet.delete(record["instance_id"])["status"] == "deleted"
 
 
+# a record that cannot be read
+
+
+def test_a_record_that_cannot_be_read_leaves_its_engine_alone_and_its_neighbours_supervised(
+    fleet: LocalFleet,
+) -> None:
+    unread, neighbour = fleet.create(), fleet.create()
+    name = unread["instance_id"]
+    key, worker = f"fleet:instance:{name}", worker_of(fleet)
+    with client_of(fleet) as client:
+        client.hset(key, "status", "sleeping")
+        client.publish("fleet:changes", name)
+        asked = fleet.call("GET", f"/instances/{name}")
+        assert (asked.status_code, asked.json()["error"]["code"]) == (503, "record_unreadable")
+        assert "status: 'sleeping' is not a valid Status" in asked.json()["error"]["message"]
+        for method, path in (("GET", "/logs"), ("GET", "/events"), ("DELETE", "")):
+            refused = fleet.call(method, f"/instances/{name}{path}")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (
+                503,
+                "record_unreadable",
+            )
+        assert name in fleet.call("GET", "/readyz").json()["records"]
+        assert list(fleet.call("GET", "/instances").json()) == [neighbour["instance_id"]]
+        assert answers(fleet, name)  # whoever knows where it is goes on
+        worker.end(signal.SIGKILL)
+        fleet.start_worker("one")
+        os.kill(neighbour["pid"], signal.SIGKILL)
+        assert fleet.becomes(neighbour["instance_id"], "backoff", BACK_S)
+        assert fleet.delete(neighbour["instance_id"])["status"] == "deleted"
+        assert fleet.delete(fleet.create()["instance_id"])["status"] == "deleted"
+        # Longer than an engine that no record knows would be left to run.
+        assert not until(lambda: not runs(unread["pid"]), 10.0 + 2 * ORPHAN_GRACE_S)
+        assert claims(fleet) == {name}
+        assert RedisStore(connect(fleet.redis_url)).nodes()[0].orphans == ()
+        assert worker_of(fleet).log.read_text().count("its record cannot be read") == 1
+        client.delete(key)  # as the message says
+    assert is_back(fleet, unread)
+    assert "records" not in fleet.call("GET", "/readyz").json()
+    assert fleet.delete(name)["status"] == "deleted"
+
+
 # engines that nobody has a record of
 
 

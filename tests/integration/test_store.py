@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -20,7 +21,7 @@ from shared.domain.eta import STARTS_KEPT, PastStart
 from shared.domain.instance import Desired, Exit, Instance, Status, may_become
 from shared.domain.key import Scope
 from shared.domain.node import Claim, Node, Orphan
-from shared.errors import Conflict, StoreUnavailable
+from shared.errors import Conflict, RecordUnreadable, StoreUnavailable
 from shared.store import KEEP_ENDED_S, Beat, Change, Store
 from shared.store.history import KEEP_STARTS_S, History
 from shared.store.memory import MemoryStore
@@ -99,6 +100,10 @@ class Bench:
         """Have the store lose all it has of an instance."""
         raise NotImplementedError
 
+    def damage(self, instance_id: str) -> None:
+        """Have a record be one that cannot be read."""
+        raise NotImplementedError
+
     def node(self, name: str = "one") -> Node:
         """Return a node that is there."""
         return next(node for node in self.store.nodes() if node.name == name)
@@ -131,6 +136,11 @@ class MemoryBench(Bench):
         for place in (inside["_instances"], inside["_events"], claims):
             place.pop(instance_id, None)
 
+    def damage(self, instance_id: str) -> None:
+        """Say so."""
+        assert isinstance(self.store, MemoryStore)
+        self.store.damage(instance_id)
+
 
 class RedisBench(Bench):
     """Redis has its own clock, so what it wrote is moved back."""
@@ -157,6 +167,10 @@ class RedisBench(Bench):
         self.client.srem("fleet:placed:one", instance_id)
         for index in ("instances", "expiry", "ended"):
             self.client.zrem(f"fleet:{index}", instance_id)
+
+    def damage(self, instance_id: str) -> None:
+        """Give it a field as no version has written it."""
+        self.client.hset(f"fleet:instance:{instance_id}", "exit", "[")
 
 
 @pytest.fixture(scope="session")
@@ -1339,6 +1353,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "nodes": lambda store: store.nodes(),
     "create": lambda store: store.create(an_instance(), 100),
     "get": lambda store: store.get("i1"),
+    "unreadable": lambda store: store.unreadable(),
     "instances": lambda store: store.instances(with_ended=True),
     "placed_on": lambda store: store.placed_on("one"),
     "stop": lambda store: store.stop("i1", reason="enough", by="user"),
@@ -1407,6 +1422,106 @@ def test_fields_of_a_newer_version_are_skipped(redis_bench: RedisBench) -> None:
     record = redis_bench.running()
     redis_bench.client.hset("fleet:instance:i1", "from_the_future", "1")
     assert redis_bench.got("i1") == record
+
+
+# records that cannot be read
+
+
+def test_a_record_that_cannot_be_read_keeps_nobody_from_the_others(bench: Bench) -> None:
+    for name in ("i1", "i2", "i3"):
+        bench.running(name, gpus=(name,))
+    bench.damage("i2")
+    for found in (bench.store.placed_on("one"), bench.store.instances(with_ended=True)):
+        assert [record.instance_id for record in found] == ["i1", "i3"]
+    bench.age("i1", 601)
+    bench.age("i3", 601)
+    assert {record.instance_id for record in bench.store.stop_idle()} >= {"i1", "i3"}
+
+
+def test_a_record_that_cannot_be_read_is_told_from_none_and_keeps_its_claim(bench: Bench) -> None:
+    before = bench.running("i1", gpus=("GPU-0",))
+    bench.damage("i1")
+    with pytest.raises(RecordUnreadable, match="instance i1: its record cannot be read"):
+        bench.store.get("i1")
+    with pytest.raises(RecordUnreadable):
+        bench.store.stop("i1", reason="enough", by="user")
+    assert [found.instance_id for found in bench.store.unreadable()] == ["i1"]
+    assert bench.node().claims == (Claim(instance_id="i1", gpus=("GPU-0",)),)
+    assert not bench.store.restore(before, epoch=bench.epoch, over=None, reason="lost")
+    bench.lose("i1")
+    assert (bench.store.get("i1"), bench.store.unreadable()) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("field", "stored", "why"),
+    [
+        ("status", "sleeping", "status: 'sleeping' is not a valid Status"),
+        ("status", b"\xff", "status: "),
+        ("desired", "", "desired: "),
+        ("timeout", '"long"', "timeout: str is not what stands there"),
+        ("generation", "many", "generation: "),
+        ("params", "[1]", "params: list is not"),
+        ("exit", '{"code": 1}', "exit: "),
+        ("node", None, "no node"),
+        ("timeout", None, "no timeout"),
+    ],
+)
+def test_whatever_is_wrong_with_a_record_is_named_once_and_stops_no_sweep(
+    redis_bench: RedisBench,
+    field: str,
+    stored: str | bytes | None,
+    why: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    redis_bench.running("i1")
+    redis_bench.running("i2")
+    for name in ("i1", "i2"):
+        redis_bench.age(name, 601)
+    key = "fleet:instance:i1"
+    if stored is None:
+        redis_bench.client.hdel(key, field)
+    else:
+        redis_bench.client.hset(key, field, stored)
+    for _ in range(3):
+        assert [i.instance_id for i in redis_bench.store.placed_on("one")] == ["i2"]
+    (said,) = (line.getMessage() for line in caplog.records)
+    assert why in said
+    assert f"delete {key} from Redis" in said
+    redis_bench.store.touch(["i1", "i2"])
+    assert redis_bench.store.stop_idle() == []
+    redis_bench.age("i2", 601)
+    assert [i.instance_id for i in redis_bench.store.stop_idle()] == ["i2"]
+
+
+def test_a_record_that_can_be_read_again_is(redis_bench: RedisBench) -> None:
+    record = redis_bench.running("i1")
+    redis_bench.client.hset("fleet:instance:i1", "status", "sleeping")
+    assert redis_bench.store.placed_on("one") == []
+    redis_bench.client.hset("fleet:instance:i1", "status", "running")
+    assert redis_bench.store.placed_on("one") == [record]
+    assert redis_bench.store.unreadable() == []
+
+
+def test_fields_of_a_newer_versions_parts_are_skipped(redis_bench: RedisBench) -> None:
+    redis_bench.store.announce(a_node(name="two", gpus=(a_gpu(0),)), "worker")
+    gpu = {"index": 0, "uuid": "GPU-0", "name": "H100", "total_mib": 81_559, "of_the_future": 1}
+    redis_bench.client.hset("fleet:node:two", "gpus", json.dumps([gpu]))
+    assert redis_bench.node("two").gpus == (a_gpu(0),)
+    redis_bench.running("i1")
+    ended = json.dumps({"code": 1, "signal": None, "at": 5.0, "of_the_future": 1})
+    redis_bench.client.hset("fleet:instance:i1", "exit", ended)
+    assert redis_bench.got("i1").exit == Exit(code=1, signal=None, at=5.0)
+
+
+def test_a_node_that_cannot_be_read_does_not_hide_the_others(
+    redis_bench: RedisBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_bench.store.announce(a_node(name="two"), "worker")
+    redis_bench.client.hset("fleet:node:two", "gpus", "[")
+    for _ in range(2):
+        assert [node.name for node in redis_bench.store.nodes()] == ["one"]
+    (said,) = (line.getMessage() for line in caplog.records)
+    assert said.startswith("node two: its record cannot be read")
 
 
 def test_a_lost_connection_ends_listening(tmp_path: Path) -> None:

@@ -10,7 +10,13 @@ from flask import Flask, abort
 from flask.testing import FlaskClient
 
 from shared import errors
-from shared.errors import FleetError, InstanceNotReady, InvalidRequest, NoCapacity
+from shared.errors import (
+    FleetError,
+    InstanceNotReady,
+    InvalidRequest,
+    NoCapacity,
+    RecordUnreadable,
+)
 from web.errors import add_error_handlers, error_body, status_of
 
 ALL = [
@@ -24,6 +30,8 @@ def an_error(cls: type[FleetError]) -> FleetError:
     """Return an error of this class."""
     if cls is InstanceNotReady:
         return InstanceNotReady("instance i1 is starting", retry_after_s=5)
+    if cls is RecordUnreadable:
+        return RecordUnreadable("i1", why="status: 'new'", key="fleet:instance:i1")
     return cls("it is so")
 
 
@@ -47,6 +55,7 @@ def test_every_error_has_a_status(cls: type[FleetError]) -> None:
         (errors.EngineUnreachable, 502),
         (errors.EngineTimeout, 504),
         (errors.StoreUnavailable, 503),
+        (errors.RecordUnreadable, 503),
     ],
 )
 def test_the_statuses(cls: type[FleetError], status: int) -> None:

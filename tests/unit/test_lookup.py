@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from shared.domain.instance import Instance
-from shared.errors import InstanceNotReady, NotFound, StoreUnavailable
+from shared.errors import InstanceNotReady, NotFound, RecordUnreadable, StoreUnavailable
 from shared.store.memory import MemoryStore
 from tests.builders import a_node, an_instance
 from web.lookup import Lookup
@@ -63,7 +63,7 @@ def outcomes(lookup: Lookup, *instance_ids: str) -> list[str]:
     for instance_id in instance_ids:
         try:
             found.append(lookup.get(instance_id).instance_id)
-        except (NotFound, InstanceNotReady, StoreUnavailable) as error:
+        except (NotFound, InstanceNotReady, RecordUnreadable, StoreUnavailable) as error:
             found.append(type(error).__name__)
     return found
 
@@ -85,6 +85,15 @@ def test_nobody_is_asked_for_once_a_second(store: AskedStore, lookup: Lookup, cl
     clock.now = 1.0
     store.create(an_instance(instance_id="i1"), 9)
     assert outcomes(lookup, "i1") == ["i1"]
+
+
+def test_one_that_cannot_be_read_is_asked_for_once_a_second(
+    store: AskedStore, lookup: Lookup
+) -> None:
+    store.create(an_instance(instance_id="i1"), 9)
+    store.damage("i1")
+    assert outcomes(lookup, "i1", "i1", "i1") == ["RecordUnreadable"] * 3
+    assert store.asked == ["i1"]
 
 
 def test_many_different_ids_are_no_load(store: AskedStore, lookup: Lookup, clock: Clock) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask, g
 
 from shared.store.memory import MemoryStore
-from tests.builders import a_node
+from tests.builders import a_node, an_instance
 from web import health
 from web.auth import LOCAL
 
@@ -54,3 +54,12 @@ def test_what_a_node_sweeps_for_itself_is_no_sign_of_beat() -> None:
     fleet.now += 100
     fleet.store.stop_idle(node="one")
     assert "silent for 100 s" in fleet.after(0)["beat"]
+
+
+def test_a_record_that_cannot_be_read_is_named() -> None:
+    fleet = Fleet()
+    fleet.store.create(an_instance(), 3)
+    assert "records" not in fleet.after(0)
+    fleet.store.damage(an_instance().instance_id)
+    said = fleet.after(0)["records"]
+    assert said.startswith("instance tiny-aaaaaaaa: its record cannot be read")

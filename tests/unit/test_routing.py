@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared.domain.instance import Desired, Instance, Status
-from shared.errors import InstanceNotReady, NotFound, StoreUnavailable
+from shared.errors import InstanceNotReady, NotFound, RecordUnreadable, StoreUnavailable
 from shared.store import Change
 from shared.store.memory import MemoryStore
 from tests.builders import a_node, an_instance
@@ -103,6 +103,27 @@ def test_a_known_instance_is_routed_to_with_the_store_away(
     table.refresh()
     store.away = True
     assert table.route("i1").serving
+
+
+def test_a_known_instance_whose_record_cannot_be_read_any_more_stays_where_it_is(
+    store: AwayStore, table: RoutingTable
+) -> None:
+    put(store, Status.STARTING, Status.RUNNING)
+    table.refresh()
+    store.damage("i1")
+    table.hear("i1")
+    table.refresh()
+    assert table.route("i1").serving
+
+
+def test_an_unknown_instance_whose_record_cannot_be_read_is_said_to_be_there(
+    store: AwayStore, table: RoutingTable
+) -> None:
+    put(store, Status.STARTING, Status.RUNNING)
+    store.damage("i1")
+    table.refresh()
+    with pytest.raises(RecordUnreadable, match="its record cannot be read"):
+        table.route("i1")
 
 
 def test_an_unknown_instance_cannot_be_found_with_the_store_away(
