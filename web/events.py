@@ -8,10 +8,10 @@ from dataclasses import asdict
 
 from flask import Blueprint, Response, jsonify, request
 
-from shared.errors import NotFound
 from shared.store import Event, Store
 from web import schemas, sse
 from web.following import Followers
+from web.records import known
 
 _ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
@@ -33,8 +33,7 @@ class Events:
         """Return all kept events, or, with ?follow=1, those and each new one as it comes."""
         follow = schemas.flag("follow", request.args.get("follow"))
         after = schemas.last_event_id(request.headers.get("Last-Event-ID"), _ID)
-        if self._store.get(instance_id) is None:
-            raise NotFound(f"no instance {instance_id}")
+        known(self._store, instance_id)
         if follow:
             followed = FollowedEvents(self._store, instance_id, after)
             return self._followers.response(followed, sse.CONTENT_TYPE)
@@ -57,17 +56,14 @@ class FollowedEvents:
 
     def more(self, wait_s: float) -> bytes:
         """Return new events; wait for one if there is none."""
-        if found := self._store.events_after(self._instance_id, self._after, wait_s=wait_s):
+        found = self._store.events_after(self._instance_id, self._after, wait_s=wait_s)
+        if not found and known(self._store, self._instance_id).ended:
+            # Its last ones were written with the record that says so.
+            found = self._store.events_after(self._instance_id, self._after, wait_s=0.0)
+            self.over = not found
+        if found:
             self._after = found[-1].id
-            return b"".join(map(_message, found))
-        record = self._store.get(self._instance_id)
-        if record is None:
-            raise NotFound(f"no instance {self._instance_id} any more")
-        if record.ended and not self._store.events_after(
-            self._instance_id, self._after, wait_s=0.0
-        ):
-            self.over = True
-        return b""
+        return b"".join(map(_message, found))
 
     def sign_of_life(self) -> bytes:
         """Return what says nothing."""

@@ -15,7 +15,7 @@ def lost_node(store: Store, instance: Instance) -> Node:
         Conflict: the node lives, or was never announced.
         StoreUnavailable: to be tried again.
     """
-    node = next((node for node in store.nodes() if node.name == instance.node), None)
+    node = store.node(instance.node)
     if node is None or not node.lost:
         known = "has a living worker" if node else "is not known"
         raise Conflict(

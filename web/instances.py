@@ -14,7 +14,7 @@ from shared.domain.instance import SETTLED, Instance, Status, new_instance_id
 from shared.domain.node import Node
 from shared.domain.placement import Placement, choose_placement
 from shared.domain.policy import Policy
-from shared.errors import InvalidRequest, NoCapacity, NotFound, StoreUnavailable
+from shared.errors import InvalidRequest, NoCapacity, StoreUnavailable
 from shared.queue import Doorbells
 from shared.settings import Settings
 from shared.store import Once, Store
@@ -22,6 +22,7 @@ from web import schemas
 from web.caller import caller_socket, is_gone
 from web.forgetting import forget, lost_node
 from web.idempotency import HEADER, REPLAYED, made_before, once_of
+from web.records import absent, known
 from web.routing import RoutingTable
 from web.schemas import CreateRequest
 
@@ -87,7 +88,7 @@ class Instances:
 
     def get(self, instance_id: str) -> Response:
         """Return the record."""
-        return self._shown(self._known(instance_id))
+        return self._shown(known(self._store, instance_id))
 
     def delete(self, instance_id: str) -> tuple[Response, int]:
         """Ask the instance to stop; say `deleted` once it is verified gone.
@@ -97,11 +98,11 @@ class Instances:
         wait_s = schemas.wait_seconds(request.args.get("wait"))
         force = schemas.flag("force", request.args.get("force"))
         who = str(g.principal)
-        if force and not (known := self._known(instance_id)).ended:
-            lost_node(self._store, known)  # first: what is refused must change nothing
+        if force and not (asked := known(self._store, instance_id)).ended:
+            lost_node(self._store, asked)  # first: what is refused must change nothing
         instance = self._store.stop(instance_id, reason="deleted by request", by="user", who=who)
         if instance is None:
-            raise NotFound(f"no instance {instance_id}")
+            raise absent(instance_id)
         if force and not instance.ended:
             instance = forget(self._store, instance, who)
         if not instance.ended:
@@ -157,24 +158,17 @@ class Instances:
         self, instance_id: str, done: Callable[[Instance], bool], timeout_s: float
     ) -> Instance:
         if timeout_s == 0:
-            return self._known(instance_id)
+            return known(self._store, instance_id)
         caller = caller_socket(request.environ)
         deadline = monotonic() + timeout_s
         while True:
             left = deadline - monotonic()
             instance = self._table.wait_for(instance_id, done, min(left, _LOOK_FOR_CALLER_S))
             if done(instance) or left <= _LOOK_FOR_CALLER_S or is_gone(caller):
-                return self._known(instance_id)
-
-    def _known(self, instance_id: str) -> Instance:
-        instance = self._store.get(instance_id)
-        if instance is None:
-            raise NotFound(f"no instance {instance_id}")
-        return instance
+                return known(self._store, instance_id)
 
     def _shown(self, instance: Instance) -> Response:
-        node = next((n for n in self._store.nodes() if n.name == instance.node), None)
-        return jsonify(public(instance, node))
+        return jsonify(public(instance, self._store.node(instance.node)))
 
 
 def _whole_body() -> bytes:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from flask import Blueprint, Response, request
 
 from shared.domain.instance import RELEASED, Instance
-from shared.errors import NotFound
 from shared.store import LogLine, Store
 from web import schemas, sse
 from web.following import Followers
+from web.records import known
 
 _ID = re.compile(r"(?P<run>[0-9]{1,9}):(?P<place>[0-9]{1,20}-[0-9]{1,20})")
 _PLAIN = "text/plain; charset=utf-8"
@@ -39,9 +39,7 @@ class Logs:
         tail = schemas.tail_lines(request.args.get("tail"))
         follow = schemas.flag("follow", request.args.get("follow"))
         last_seen = schemas.last_event_id(request.headers.get("Last-Event-ID"), _ID)
-        record = self._store.get(instance_id)
-        if record is None:
-            raise NotFound(f"no instance {instance_id}")
+        record = known(self._store, instance_id)
         run = schemas.run_number(request.args.get("run"), record.run)
         if not follow:
             lines = self._store.log(instance_id, run, tail)
@@ -89,9 +87,7 @@ class FollowedLog:
         return lines
 
     def _unless_over(self) -> Sequence[LogLine]:
-        record = self._store.get(self._instance_id)
-        if record is None:
-            raise NotFound(f"no instance {self._instance_id} any more")
+        record = known(self._store, self._instance_id)
         if not self._has_ended(record):
             return ()
         # Its last lines were written before the record said so.

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from time import monotonic
 
 from shared.domain.instance import INSTANCE_ID, Instance
-from shared.errors import InstanceNotReady, NotFound, RecordUnreadable, StoreUnavailable
+from shared.errors import InstanceNotReady, RecordUnreadable, StoreUnavailable
 from shared.store import Store
+from web.records import absent
 
 _WINDOW_S = 1.0  # for at most so long an answer of the store holds, also that it is away
 _QUESTIONS = 100  # per window; each is one round trip
@@ -44,7 +45,7 @@ class Lookup:
             InstanceNotReady: too many were asked for in this second; asking again helps.
         """
         if not INSTANCE_ID.fullmatch(instance_id):
-            raise _absent(instance_id)
+            raise absent(instance_id)
         with self._one_at_a_time:
             if self._clock() - self._began >= _WINDOW_S:
                 self._begin_window()
@@ -52,7 +53,7 @@ class Lookup:
                 self._answers[instance_id] = self._ask(instance_id)
             record = self._answers[instance_id]
         if record is None:
-            raise _absent(instance_id)
+            raise absent(instance_id)
         if isinstance(record, RecordUnreadable):
             raise record
         return record
@@ -79,7 +80,3 @@ class Lookup:
         self._began = self._clock()
         self._answers.clear()
         self._away = None
-
-
-def _absent(instance_id: str) -> NotFound:
-    return NotFound(f"no instance {instance_id}")

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from time import monotonic
 
 from shared.domain.instance import Desired, Instance, Status
-from shared.errors import InstanceNotReady, NotFound, RecordUnreadable, StoreUnavailable
+from shared.errors import InstanceNotReady, RecordUnreadable, StoreUnavailable
 from shared.store import Store
 from web.following_store import FollowingStore
 from web.lookup import Lookup
+from web.records import known
 
 _REFRESH_S = 5.0  # should a notification be lost
 _LOADING_RETRY_S = 5
@@ -151,10 +152,7 @@ class RoutingTable:
             RecordUnreadable: there is one, of which this table knows nothing.
             StoreUnavailable: the table does not know it, and the store cannot say.
         """
-        known = self._instances.get(instance_id) or self._store.get(instance_id)
-        if known is None:
-            raise NotFound(f"no instance {instance_id}")
-        return known
+        return self._instances.get(instance_id) or known(self._store, instance_id)
 
     def wait_for(
         self, instance_id: str, done: Callable[[Instance], bool], timeout_s: float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -39,11 +38,9 @@ def _named(pids: list[int]) -> str:
 def _holders_of_port(port: int) -> list[int]:
     # A socket that is bound and does not listen is in no table of the kernel's: not found here.
     sockets = {f"socket:[{inode}]" for inode in ports.sockets_on(port)}
-    return [pid for pid in _all_pids() if sockets & _open_files(pid)] if sockets else []
-
-
-def _all_pids() -> list[int]:
-    return sorted(int(name) for name in os.listdir(PROC) if name.isdecimal())  # noqa: PTH208
+    if not sockets:
+        return []
+    return [pid for pid in sorted(process_tree.pids()) if sockets & _open_files(pid)]
 
 
 def _open_files(pid: int) -> set[str]:

@@ -82,6 +82,11 @@ def ticks_now(in_s: float = 0.0) -> int:
     return int((clock_gettime(CLOCK_BOOTTIME) + in_s) * _ticks_per_s())
 
 
+def pids() -> list[int]:
+    """Return the pids of all processes, zombies too, in no order."""
+    return [int(name) for name in os.listdir(PROC) if name.isdecimal()]  # noqa: PTH208 - half the time
+
+
 def start_time(pid: int) -> int | None:
     """Return when process `pid` started, in ticks since boot; None if it does not run."""
     stat = _stat(pid)
@@ -163,11 +168,7 @@ def _ticks_per_s() -> int:
 
 
 def _stats() -> dict[int, _Stat]:
-    return {stat.pid: stat for pid in _pids() if (stat := _stat(pid))}
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir(PROC) if name.isdecimal()]  # noqa: PTH208 - half the time
+    return {stat.pid: stat for pid in pids() if (stat := _stat(pid))}
 
 
 def _stat(pid: int) -> _Stat | None:

@@ -107,7 +107,13 @@ class Store(History, Protocol):
         """Take the node out of placement at once, as its worker stops."""
 
     def nodes(self) -> list[Node]:
-        """Return all nodes with their claims, lost ones too, by name."""
+        """Return all nodes with their claims, lost ones too, by name.
+
+        Those whose records cannot be read are left out, and logged once.
+        """
+
+    def node(self, name: str) -> Node | None:
+        """Return one node with its claims; None if there is none, or it cannot be read."""
 
     # instances
 

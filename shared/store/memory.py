@@ -94,6 +94,11 @@ class MemoryStore(MemoryHistory):
         with self._lock:
             return [self._node(name) for name in sorted(self._nodes)]
 
+    def node(self, name: str) -> Node | None:
+        """Return one node with its claims; None if there is none, or it cannot be read."""
+        with self._lock:
+            return self._node(name) if name in self._nodes else None
+
     def create(
         self, instance: Instance, max_instances: int, *, who: str = "", once: Once | None = None
     ) -> bool:

@@ -123,7 +123,14 @@ class RedisStore(RedisHistory):
     @answering
     def nodes(self) -> list[Node]:
         """Return all nodes with their claims, lost ones too, by name."""
-        names = sorted(self._redis.smembers(self._keys.nodes))
+        return self._read_nodes(sorted(self._redis.smembers(self._keys.nodes)))
+
+    @answering
+    def node(self, name: str) -> Node | None:
+        """Return one node with its claims; None if there is none, or it cannot be read."""
+        return next(iter(self._read_nodes([name])), None)
+
+    def _read_nodes(self, names: list[str]) -> list[Node]:
         pipe = self._redis.pipeline(transaction=False)
         for name in names:
             pipe.hgetall(self._keys.node(name))
@@ -132,7 +139,7 @@ class RedisStore(RedisHistory):
         *answers, (seconds, micros) = pipe.execute()
         now = seconds + micros / 1e6
         pairs = zip(names, answers[::2], answers[1::2], strict=True)
-        found = [self._node(name, stored, claims, now) for name, stored, claims in pairs if stored]
+        found = [self._decoded_node(*pair, now) for pair in pairs]
         return [node for node in found if node]
 
     @answering
@@ -326,12 +333,12 @@ class RedisStore(RedisHistory):
         self._unreadable.pop(instance_id, None)
         return record
 
-    def _node(
+    def _decoded_node(
         self, name: str, stored: dict[str, str], claims: dict[str, str], now: float
     ) -> Node | None:
         """Return a node; None of one that cannot be read, which must not hide the others."""
         try:
-            return _node(name, stored, claims, now)
+            return _node(name, stored, claims, now) if stored else None
         except (KeyError, TypeError, ValueError) as error:
             if name not in self._unreadable_nodes:
                 why = f"its record cannot be read ({error!r})"

@@ -106,7 +106,12 @@ class Bench:
 
     def node(self, name: str = "one") -> Node:
         """Return a node that is there."""
-        return next(node for node in self.store.nodes() if node.name == name)
+        node = self.store.node(name)
+        assert node is not None
+        assert replace(node, heartbeat_age_s=None) in [
+            replace(one, heartbeat_age_s=None) for one in self.store.nodes()
+        ]
+        return node
 
 
 class MemoryBench(Bench):
@@ -1005,6 +1010,10 @@ def test_an_announced_node_is_read_back_whole(bench: Bench) -> None:
     )
 
 
+def test_a_node_that_nobody_announced_is_none(store: Store) -> None:
+    assert store.node("two") is None
+
+
 def test_nodes_are_listed_by_name(bench: Bench) -> None:
     bench.store.announce(a_node(name="alpha"), "worker")
     assert [node.name for node in bench.store.nodes()] == ["alpha", "one"]
@@ -1351,6 +1360,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "heartbeat": lambda store: store.heartbeat("one", 1),
     "retire": lambda store: store.retire("one", 1),
     "nodes": lambda store: store.nodes(),
+    "node": lambda store: store.node("one"),
     "create": lambda store: store.create(an_instance(), 100),
     "get": lambda store: store.get("i1"),
     "unreadable": lambda store: store.unreadable(),
@@ -1520,6 +1530,7 @@ def test_a_node_that_cannot_be_read_does_not_hide_the_others(
     redis_bench.client.hset("fleet:node:two", "gpus", "[")
     for _ in range(2):
         assert [node.name for node in redis_bench.store.nodes()] == ["one"]
+        assert redis_bench.store.node("two") is None
     (said,) = (line.getMessage() for line in caplog.records)
     assert said.startswith("node two: its record cannot be read")
 

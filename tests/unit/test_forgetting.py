@@ -72,9 +72,9 @@ def test_a_worker_that_comes_back_in_between_is_heard_instead() -> None:
     store = a_store(clock)
     clock.now += LONG
     [asked] = store.instances()
-    nodes = store.nodes()
-    store.announce(a_node(), "worker")  # right after its nodes were read
-    store.nodes = lambda: nodes  # type: ignore[method-assign]
+    node = store.node("one")
+    store.announce(a_node(), "worker")  # right after its node was read
+    store.node = lambda name: node if name == "one" else None  # type: ignore[method-assign]
     with pytest.raises(Conflict, match="has just changed"):
         forget(store, asked, "ann")
     assert store.instances() == [asked]
