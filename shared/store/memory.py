@@ -11,17 +11,18 @@ from time import time
 
 from shared.domain.expiry import sweep
 from shared.domain.instance import BY_IDLE, RELEASED, Desired, Instance, Status, may_precede
-from shared.domain.key import Key, KeyState
 from shared.domain.node import Claim, Node, Orphan, heartbeat_age
 from shared.errors import RecordUnreadable
-from shared.store import KEEP_ENDED_S, Beat, Change, Once, name_taken, not_rotatable
+from shared.store import KEEP_ENDED_S, Beat, Change, Once, name_taken
 from shared.store.history import RUNS_KEPT
 from shared.store.memory_history import MemoryHistory
+from shared.store.memory_keys import MemoryApiKeys
+from shared.store.memory_part import heard
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Instance)}
 
 
-class MemoryStore(MemoryHistory):
+class MemoryStore(MemoryHistory, MemoryApiKeys):
     """Keeps the `Store` promise for the threads of one process.
 
     Args:
@@ -38,9 +39,7 @@ class MemoryStore(MemoryHistory):
         self._idle_held: dict[str, float] = {}
         self._swept_at: float | None = None
         self._keep_s: dict[str, int] = {}  # once they have ended
-        self._api_keys: dict[str, Key] = {}
         self._listeners: list[queue.SimpleQueue[str]] = []
-        self._key_listeners: list[queue.SimpleQueue[str]] = []
         self._damaged: set[str] = set()
 
     def ping(self) -> None:
@@ -255,48 +254,9 @@ class MemoryStore(MemoryHistory):
         with self._lock:
             return None if self._swept_at is None else max(0.0, self._clock() - self._swept_at)
 
-    def api_keys(self) -> list[Key]:
-        """Return all keys that were ever made, oldest first."""
-        with self._lock:
-            return sorted(self._api_keys.values(), key=lambda key: (key.created_at, key.key_id))
-
-    def add_key(self, key: Key) -> bool:
-        """Record a new key; return False if there is one of that id."""
-        with self._lock:
-            if key.key_id in self._api_keys:
-                return False
-            self._keep_key(replace(key, created_at=self._clock(), revoked_at=None, successor=""))
-            return True
-
-    def revoke_key(self, key_id: str) -> Key | None:
-        """Revoke a key; return it, or None if there is none."""
-        with self._lock:
-            key = self._api_keys.get(key_id)
-            if key and key.revoked_at is None:
-                self._keep_key(replace(key, revoked_at=self._clock()))
-            return self._api_keys.get(key_id)
-
-    def rotate_key(self, key_id: str, successor: Key, overlap_s: float) -> Key | None:
-        """Record `successor` and have the old key expire, in one step."""
-        with self._lock:
-            key, now = self._api_keys.get(key_id), self._clock()
-            if key is None:
-                return None
-            rotatable = key.state(now) is KeyState.ACTIVE and not key.successor
-            if not rotatable or not self.add_key(successor):
-                raise not_rotatable(key, now)
-            ends = now + overlap_s
-            expires_at = ends if key.expires_at is None else min(key.expires_at, ends)
-            self._keep_key(replace(key, expires_at=expires_at, successor=successor.key_id))
-            return self._api_keys[key_id]
-
     def changes(self, timeout_s: float) -> Generator[str | None]:
         """Yield the id of each instance whose record changes, from now on."""
-        return _heard(self._listeners, timeout_s)
-
-    def key_changes(self, timeout_s: float) -> Generator[str | None]:
-        """Yield the id of each key that was made or changed, from now on."""
-        return _heard(self._key_listeners, timeout_s)
+        return heard(self._listeners, timeout_s)
 
     def _read(self, instance_id: str) -> Instance | None:
         record = self._instances.get(instance_id)
@@ -370,32 +330,13 @@ class MemoryStore(MemoryHistory):
                 self._instances.pop(record.instance_id)
                 self._forget_history(record.instance_id)
 
-    def _keep_key(self, key: Key) -> None:
-        self._api_keys[key.key_id] = key
-        for heard in self._key_listeners:
-            heard.put(key.key_id)
-
     def _publish(self, instance_id: str) -> None:
-        for heard in self._listeners:
-            heard.put(instance_id)
+        for listener in self._listeners:
+            listener.put(instance_id)
 
 
 def _unreadable(instance_id: str) -> RecordUnreadable:
     return RecordUnreadable(instance_id, why="damaged", key=instance_id)
-
-
-def _heard(listeners: list[queue.SimpleQueue[str]], timeout_s: float) -> Generator[str | None]:
-    heard: queue.SimpleQueue[str] = queue.SimpleQueue()
-    listeners.append(heard)
-    try:
-        yield None
-        while True:
-            try:
-                yield heard.get(timeout=timeout_s)
-            except queue.Empty:
-                yield None
-    finally:
-        listeners.remove(heard)
 
 
 def _kept(value: object) -> object:

@@ -22,18 +22,18 @@ from shared.store.history import (
     LogLine,
     Once,
 )
+from shared.store.memory_part import MemoryPart
 
 _EXPLAINED = frozenset({Status.BACKOFF, Status.FAILED, Status.UNHEALTHY, Status.STOP_FAILED})
 
 Entry = TypeVar("Entry", Event, LogLine)
 
 
-class MemoryHistory:
+class MemoryHistory(MemoryPart):
     """Keeps the `History` promise for the threads of one process."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._lock = threading.RLock()
+        super().__init__(clock)
         self._written = threading.Condition(self._lock)  # an event or a log line
         self._instances: dict[str, Instance] = {}
         self._entries = 0  # ever made, for their ids

@@ -5,41 +5,38 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Generator
-from typing import cast
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from shared.domain.instance import Instance, may_precede
-from shared.domain.key import Key
 from shared.domain.node import LOST_AFTER_S, Claim, Node, Orphan, heartbeat_age
+from shared.errors import RecordUnreadable
 from shared.store import (
     KEEP_ENDED_S,
     Beat,
     Change,
     Once,
+    idle_scripts,
+    instance_scripts,
     name_taken,
     node_scripts,
-    not_rotatable,
-    scripts,
 )
-from shared.errors import RecordUnreadable
 from shared.store.codec import (
     decode_gpus,
     decode_instance,
-    decode_key,
     decode_orphans,
     encode,
     encode_gpus,
     encode_instance,
-    encode_key,
     encode_orphans,
 )
 from shared.store.history import KEEP_ONCE_S
 from shared.store.keys import Keys
-from shared.store.redis_client import answering, unavailable
+from shared.store.redis_client import answering, flat
 from shared.store.redis_history import RedisHistory, digest
+from shared.store.redis_keys import RedisApiKeys
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +56,7 @@ def connect(url: str) -> redis.Redis:
     )
 
 
-class RedisStore(RedisHistory):
+class RedisStore(RedisHistory, RedisApiKeys):
     """Keeps the `Store` promise; safe to share between threads."""
 
     def __init__(self, client: redis.Redis, keys: Keys | None = None) -> None:
@@ -68,16 +65,13 @@ class RedisStore(RedisHistory):
         self._unreadable_nodes: set[str] = set()
         self._announce = self._script(node_scripts.ANNOUNCE)
         self._heartbeat = self._script(node_scripts.HEARTBEAT)
-        self._create = self._script(scripts.CREATE)
-        self._stop = self._script(scripts.STOP)
-        self._apply = self._script(scripts.APPLY)
+        self._create = self._script(instance_scripts.CREATE)
+        self._stop = self._script(instance_scripts.STOP)
+        self._apply = self._script(instance_scripts.APPLY)
         self._restore = self._script(node_scripts.RESTORE)
         self._orphans = self._script(node_scripts.ORPHANS)
-        self._touch = self._script(scripts.TOUCH)
-        self._stop_idle = self._script(scripts.STOP_IDLE)
-        self._add_key = self._script(scripts.ADD_KEY)
-        self._revoke_key = self._script(scripts.REVOKE_KEY)
-        self._rotate_key = self._script(scripts.ROTATE_KEY)
+        self._touch = self._script(idle_scripts.TOUCH)
+        self._stop_idle = self._script(idle_scripts.STOP_IDLE)
 
     @answering
     def ping(self) -> None:
@@ -100,7 +94,7 @@ class RedisStore(RedisHistory):
             "gpus": encode_gpus(node.gpus),
         }
         said = (node.name, holder, LOST_AFTER_S, last_epoch, int(beating))
-        epoch = int(self._announce(*said, *_flat(fields)))
+        epoch = int(self._announce(*said, *flat(fields)))
         if epoch < 0:
             raise name_taken(node.name)
         return epoch
@@ -158,7 +152,7 @@ class RedisStore(RedisHistory):
                 digest(once.name) if once else "",
                 once.fingerprint if once else "",
                 KEEP_ONCE_S,
-                *_flat(encode_instance(instance)),
+                *flat(encode_instance(instance)),
             )
         )
 
@@ -220,7 +214,7 @@ class RedisStore(RedisHistory):
                 KEEP_ENDED_S,
                 change.keep_s,
                 json.dumps(removed),
-                *_flat(encode(change.fields)),
+                *flat(encode(change.fields)),
             )
         )
 
@@ -236,7 +230,7 @@ class RedisStore(RedisHistory):
                 json.dumps(kept.gpus),
                 KEEP_ENDED_S,
                 reason,
-                *_flat(encode_instance(kept)),
+                *flat(encode_instance(kept)),
             )
         )
 
@@ -259,57 +253,9 @@ class RedisStore(RedisHistory):
         at = self._redis.get(self._keys.swept_at)
         return None if at is None else max(0.0, self._now() - float(at))
 
-    @answering
-    def api_keys(self) -> list[Key]:
-        """Return all keys that were ever made, oldest first."""
-        found = self._read_keys(self._redis.smembers(self._keys.api_keys))
-        return sorted(found, key=lambda key: (key.created_at, key.key_id))
-
-    @answering
-    def add_key(self, key: Key) -> bool:
-        """Record a new key; return False if there is one of that id."""
-        return bool(self._add_key(key.key_id, *_flat(encode_key(key))))
-
-    @answering
-    def revoke_key(self, key_id: str) -> Key | None:
-        """Revoke a key; return it, or None if there is none."""
-        self._revoke_key(key_id)
-        return self._key(key_id)
-
-    @answering
-    def rotate_key(self, key_id: str, successor: Key, overlap_s: float) -> Key | None:
-        """Record `successor` and have the old key expire, in one step."""
-        fields = _flat(encode_key(successor))
-        rotated = self._rotate_key(key_id, overlap_s, successor.key_id, *fields)
-        key = self._key(key_id)
-        if key and not rotated:
-            raise not_rotatable(key, self._now())
-        return key
-
     def changes(self, timeout_s: float) -> Generator[str | None]:
         """Yield the id of each instance whose record changes, from now on."""
         return self._listen(self._keys.changes, timeout_s)
-
-    def key_changes(self, timeout_s: float) -> Generator[str | None]:
-        """Yield the id of each key that was made or changed, from now on."""
-        return self._listen(self._keys.key_changes, timeout_s)
-
-    def _listen(self, channel: str, timeout_s: float) -> Generator[str | None]:
-        try:
-            with self._redis.pubsub() as listening:
-                listening.subscribe(channel)
-                while True:
-                    message = listening.get_message(timeout=timeout_s)
-                    if message is None or message["type"] == "subscribe":
-                        yield None
-                    elif message["type"] == "message":
-                        yield message["data"]
-        except redis.RedisError as error:
-            raise unavailable(error) from error
-
-    def _now(self) -> float:
-        seconds, micros = self._redis.time()
-        return cast("float", seconds + micros / 1e6)
 
     def _read(self, instance_ids: Collection[str]) -> list[Instance | RecordUnreadable | None]:
         pipe = self._redis.pipeline(transaction=False)
@@ -346,17 +292,6 @@ class RedisStore(RedisHistory):
             self._unreadable_nodes.add(name)
             return None
 
-    def _key(self, key_id: str) -> Key | None:
-        stored = self._redis.hgetall(self._keys.api_key(key_id))
-        return decode_key(key_id, stored) if stored else None
-
-    def _read_keys(self, key_ids: Collection[str]) -> list[Key]:
-        pipe = self._redis.pipeline(transaction=False)
-        for key_id in key_ids:
-            pipe.hgetall(self._keys.api_key(key_id))
-        pairs = zip(key_ids, pipe.execute(), strict=True)
-        return [decode_key(key_id, stored) for key_id, stored in pairs]
-
     def _read_indexed(
         self, instance_ids: list[str], remove: Callable[..., object], index: str
     ) -> list[Instance]:
@@ -387,7 +322,3 @@ def _node(name: str, stored: dict[str, str], claims: dict[str, str], now: float)
             for instance_id, gpus in sorted(claims.items())
         ),
     )
-
-
-def _flat(fields: dict[str, str]) -> list[str]:
-    return [text for pair in fields.items() for text in pair]

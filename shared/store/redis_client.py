@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import redis
 
@@ -31,6 +31,28 @@ class RedisPart:
             return registered(keys=[self._keys.prefix], args=args)
 
         return run
+
+    def _now(self) -> float:
+        seconds, micros = self._redis.time()
+        return cast("float", seconds + micros / 1e6)
+
+    def _listen(self, channel: str, timeout_s: float) -> Generator[str | None]:
+        try:
+            with self._redis.pubsub() as listening:
+                listening.subscribe(channel)
+                while True:
+                    message = listening.get_message(timeout=timeout_s)
+                    if message is None or message["type"] == "subscribe":
+                        yield None
+                    elif message["type"] == "message":
+                        yield message["data"]
+        except redis.RedisError as error:
+            raise unavailable(error) from error
+
+
+def flat(fields: dict[str, str]) -> list[str]:
+    """Return hash fields as HSET takes them: name, value, name, value."""
+    return [text for pair in fields.items() for text in pair]
 
 
 def answering(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:

@@ -9,7 +9,7 @@ from hashlib import sha256
 import redis
 
 from shared.domain.eta import STARTS_KEPT, PastStart
-from shared.store import KEEP_ENDED_S, scripts
+from shared.store import KEEP_ENDED_S, history_scripts
 from shared.store.history import (
     KEEP_STARTS_S,
     LOG_BYTES,
@@ -33,8 +33,8 @@ class RedisHistory(RedisPart):
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         super().__init__(client, keys)
-        self._note = self._script(scripts.NOTE)
-        self._append_log = self._script(scripts.APPEND_LOG)
+        self._note = self._script(history_scripts.NOTE)
+        self._append_log = self._script(history_scripts.APPEND_LOG)
 
     @answering
     def events(self, instance_id: str) -> list[Event]:
