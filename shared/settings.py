@@ -279,6 +279,11 @@ class Settings:
         unit="true/false",
         doc="leave engines running when the worker is stopped, for the next one to adopt",
     )  # fmt: skip
+    node_log_mib: int = _setting(
+        "NODE_LOG_MIB", _whole(1, 2**24), "4096",
+        unit="MiB",
+        doc="of all engines' logs on this node; beyond it the oldest of those that ended go",
+    )  # fmt: skip
     orphan_grace_s: float = _setting(
         "ORPHAN_GRACE", _seconds, "300",
         unit="seconds",

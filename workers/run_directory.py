@@ -26,6 +26,7 @@ import os
 import re
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,16 @@ class RunDirectory:
             if (match := _OF_RUN.match(path.name))
         }
         return sorted(found)
+
+    @property
+    def log_bytes(self) -> int:
+        """How much the logs of all kept runs take."""
+        return sum(stat.st_size for stat in self._logs())
+
+    @property
+    def logged_at(self) -> float:
+        """When a line was last written to a log, epoch seconds; 0.0 where there is none."""
+        return max((stat.st_mtime for stat in self._logs()), default=0.0)
 
     def forget_runs_before(self, run: int) -> None:
         """Remove the logs of the runs before `run`."""
@@ -141,6 +152,14 @@ class RunDirectory:
             os.close(descriptor)
         kind, _, _, _, pid = struct.unpack(_FLOCK, answer)
         return None if kind == fcntl.F_UNLCK else int(pid)
+
+    def _logs(self) -> list[os.stat_result]:
+        found = []
+        for path in list(self.path.iterdir()) if self.path.is_dir() else ():
+            if _OF_RUN.match(path.name):
+                with suppress(FileNotFoundError):  # it was rotated, or its run is forgotten
+                    found.append(path.stat())
+        return found
 
     def _holds(self, name: str) -> dict[str, Any] | None:
         path = self._json(name)

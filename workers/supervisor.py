@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +20,13 @@ from shared.domain.reconcile import Action, Patience, plan
 from shared.errors import StoreUnavailable
 from shared.policy import policy
 from shared.settings import Settings
-from shared.store import KEEP_ENDED_S, Beat, Store
+from shared.store import Beat, Store
 from workers import manifest, process_tree
 from workers.actions import Actions
 from workers.engine import Engine
 from workers.engine_log import LINES_READ_FOR_CAUSE
 from workers.expectation import Expectation
+from workers.old_runs import OldRuns
 from workers.orphans import Orphans
 from workers.prober import Prober
 from workers.recovery import Recovery
@@ -35,7 +35,7 @@ from workers.run_facts import STOPPED
 
 BUSY_PASS_S = 0.1  # while something starts or stops
 QUIET_PASS_S = 2.0  # while engines run: for their logs; their ends wake by themselves
-_SWEEP_S = 600.0  # between removals of old run directories
+_SWEEP_S = 60.0  # between removals of old run directories and logs
 _SCAN_S = 10.0  # between scans of the process table for engines that nobody knows
 _TRANSIENT = frozenset({Status.PENDING, Status.STARTING, Status.STOPPING})
 _AFTER_THE_END = frozenset({Action.MARK_CRASHED, Action.MARK_STOPPED})
@@ -91,6 +91,7 @@ class Supervisor:
         self._reported: list[Orphan] | None = None
         self._recovery = Recovery(self._engines_dir, settings.node_name, store)
         self._orphans = Orphans(self._engines_dir, store, settings.orphan_grace_s)
+        self._old_runs = OldRuns(self._engines_dir, settings.node_log_mib * 2**20)
         self._engines: dict[str, Engine] = {}
         self._last_actions: dict[str, Action] = {}
         self._retry_due: set[str] = set()  # at this look
@@ -143,6 +144,7 @@ class Supervisor:
         acted = [self._look_at_safely(record) for record in records]
         self._let_go({record.instance_id for record in records})
         self._scan({record.instance_id for record in records})
+        self._sweep({record.instance_id for record in records})
         if self._moved:
             return 0.0  # one step often leads to the next
         if self._recovery.refused or any(acted) or any(_in_transit(r) for r in records):
@@ -241,7 +243,6 @@ class Supervisor:
         self._beat_at = monotonic()
         # Beat's sweep, should there be no beat.
         self._store.stop_idle(node=self._node.name, hold_s=self._settings.idle_hold_s)
-        self._remove_old_directories()
 
     def _begin_to_beat(self) -> None:
         if self._recovery.refused:  # the store has lost more than a record: find out at once
@@ -259,6 +260,13 @@ class Supervisor:
         if found or self._reported:
             self._store.report_orphans(self._node.name, self._actions.epoch, found)
         self._reported = found
+
+    def _sweep(self, placed: set[str]) -> None:
+        if self._actions.leaving or monotonic() - self._swept_at < _SWEEP_S:
+            return
+        if not self._recovery.refused:  # else one that is looked after may not be among them
+            self._swept_at = monotonic()
+            self._old_runs.sweep(placed | self._engines.keys(), time())
 
     def _engine_of(self, record: Instance) -> Engine:
         name = record.instance_id
@@ -292,17 +300,6 @@ class Supervisor:
                 engine.log.close()
                 del self._engines[instance_id]
                 self._last_actions.pop(instance_id, None)
-
-    def _remove_old_directories(self) -> None:
-        if monotonic() - self._swept_at < _SWEEP_S or not self._engines_dir.is_dir():
-            return
-        self._swept_at = monotonic()
-        for path in self._engines_dir.iterdir():
-            run = RunDirectory(path)
-            ages = [run.age_of(name, time()) for name in ("manifest", "exit", "launch")]
-            old = all(age is None or age > KEEP_ENDED_S for age in ages) and ages != [None] * 3
-            if old and path.name not in self._engines and run.lock_holder() is None:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def _in_transit(record: Instance) -> bool:
