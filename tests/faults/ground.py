@@ -150,6 +150,11 @@ class Ground:
         """Return the record."""
         return self.fleet.record(instance_id)
 
+    def listed(self) -> Any:
+        """Return id → record of all that are not ended."""
+        answer = self.fleet.call("GET", "/instances")
+        return answer.json() if answer.ok else {}
+
     def status(self, instance_id: str) -> str:
         """Return its status."""
         return str(self.record(instance_id).get("status"))

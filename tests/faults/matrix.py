@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.faults.row import Row
-from tests.faults.rows import delivery, engines, machine, network, redis, steps, workers
+from tests.faults.rows import cuts, delivery, engines, machine, network, redis, steps, workers
 
 MATRIX: dict[int, Row] = {
     row.number: row
@@ -14,6 +14,7 @@ MATRIX: dict[int, Row] = {
             *machine.ROWS,
             *delivery.ROWS,
             *redis.ROWS,
+            *cuts.ROWS,
             *network.ROWS,
             *steps.ROWS,
         ),
