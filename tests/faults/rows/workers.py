@@ -23,6 +23,7 @@ from tests.integration.harness import processes_of
 
 _KILLS = 50
 _FROZEN_S = 60.0
+_LOOKS_S = 3.0  # a new worker has looked at its engines by then, and done what it thinks right
 _MIB = 2**20
 KEEPING = Setup(env=(("KEEP_ENGINES", "true"),))
 
@@ -223,11 +224,16 @@ def out_of_memory(ground: Ground, _: int) -> Figures:
             worker.kill()
         seconds_until(lambda: worker.poll() is not None, 30, what="the worker is killed")
     assert sight.start_time(record["pid"]), "the engine died, too"
+    alive, instance_id = sight.engines(ground.folder), record["instance_id"]
     begun = monotonic()
     ground.start_worker()
-    assert ground.record(record["instance_id"])["pid"] == record["pid"]
-    ground.delete(record["instance_id"])
-    return {"adopted": monotonic() - begun, "engines lost": 0}
+    adopted_s = monotonic() - begun
+    pause(_LOOKS_S)  # it has only announced itself: what it makes of the engine shows later
+    now = sight.engines(ground.folder)
+    assert ground.record(instance_id)["pid"] == record["pid"]
+    assert ground.spawns(instance_id) == 1, "it was started again"
+    ground.delete(instance_id)
+    return {"adopted": adopted_s, "engines lost": sum(now.get(i) != alive[i] for i in alive)}
 
 
 class _memory_cgroup:  # noqa: N801 - a context
