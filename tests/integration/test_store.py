@@ -1453,8 +1453,10 @@ def test_a_record_that_cannot_be_read_is_told_from_none_and_keeps_its_claim(benc
     bench.damage("i1")
     with pytest.raises(RecordUnreadable, match="instance i1: its record cannot be read"):
         bench.store.get("i1")
+    events = bench.store.events("i1")
     with pytest.raises(RecordUnreadable):
         bench.store.stop("i1", reason="enough", by="user")
+    assert bench.store.events("i1") == events
     assert [found.instance_id for found in bench.store.unreadable()] == ["i1"]
     assert bench.node().claims == (Claim(instance_id="i1", gpus=("GPU-0",)),)
     assert not bench.store.restore(before, epoch=bench.epoch, over=None, reason="lost")
