@@ -28,6 +28,7 @@ UNREADABLE = "(unreadable)"
 _FIELDS = frozenset(field.name for field in dataclasses.fields(Instance))
 _REQUIRED = ("instance_id", "model_name", "params", "timeout", "node", "desired", "status")
 _NUMBER = (int, float)
+_TOO_LARGE = 1e15  # scripts count in doubles, and by HINCRBY; see `countable` in `scripts`
 _AS_JSON: dict[str, type | tuple[type, ...]] = {  # annotation → what json makes of such a field
     "int": int, "int | None": int, "float": _NUMBER, "float | None": _NUMBER, "Exit | None": dict,
     "Mapping[str, object]": dict, "Mapping[str, str]": dict,
@@ -60,7 +61,7 @@ def decode_instance(stored: Mapping[str, str]) -> Instance:
     for name in _FIELDS & stored.keys():
         try:
             values[name] = _decode(name, stored[name])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{name}: {error}") from error
     if missing := [name for name in _REQUIRED if name not in values]:
         raise ValueError(f"no {', '.join(missing)}")
@@ -149,9 +150,12 @@ def _decode(name: str, text: str) -> object:
     if name in _STRINGS:
         return text
     value: Any = json.loads(text)
-    fits = isinstance(value, _KINDS[name])
+    fits = isinstance(value, _KINDS[name]) and not isinstance(value, bool)
     if not fits:
         raise TypeError(f"{type(value).__name__} is not what stands there")
+    # NaN and infinity, too: no JSON that we answer with has them.
+    if isinstance(value, _NUMBER) and not abs(value) < _TOO_LARGE:
+        raise ValueError(f"{text[:40]} is no number to count with")
     if name == "exit":
         return Exit(**_known(Exit, value))
     return tuple(value) if isinstance(value, list) else value

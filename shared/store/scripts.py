@@ -43,7 +43,7 @@ local function schedule(id, at)
     redis.call('ZADD', prefix .. 'expiry', number(at + timeout), id)
   end
 end
-local function countable(n) return not n or string.match(n, '^%d+$') end
+local function countable(n) return not n or (string.match(n, '^%d+$') and #n <= 15) end
 local function ask_to_stop(id, at, reason, by, who)
   local key = instance_key(id)
   redis.call('HSET', key, 'desired', 'stopped', 'stop_reason', reason, 'stop_by', by)
