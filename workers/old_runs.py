@@ -37,13 +37,16 @@ class OldRuns:
         over = []
         taken = 0
         for path in self._engines_dir.iterdir():
-            run = RunDirectory(path)
-            if path.name not in in_use and run.lock_holder() is None:
-                if _is_old(run, now):
-                    shutil.rmtree(path, ignore_errors=True)
-                    continue
-                over.append(run)
-            taken += run.log_bytes
+            try:
+                run = RunDirectory(path)
+                if path.name not in in_use and run.lock_holder() is None:
+                    if _is_old(run, now):
+                        shutil.rmtree(path, ignore_errors=True)
+                        continue
+                    over.append(run)
+                taken += run.log_bytes
+            except OSError as error:  # somebody else's, or gone meanwhile
+                log.debug("%s is left alone: %s", path, error)
         for run in sorted(over, key=lambda run: run.logged_at):
             if taken <= self._most_bytes:
                 return

@@ -20,6 +20,9 @@ _FOR_ONE_TOKEN: tuple[tuple[str, dict[str, object]], ...] = (
     ("/v1/embeddings", {"input": [0]}),
     ("/pooling", {"input": [0]}),
 )
+# Asked of the core itself, where an engine has these at all (vLLM 0.32, serve/dev and rl).
+_AT_REST = (("/is_sleeping", "is_sleeping"), ("/is_paused", "is_paused"))
+_AT_REST_TIMEOUT_S = 5.0
 _VALUE = r"(?:\{[^}]*\})? ([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)$"
 _UNFINISHED = re.compile(rf"^vllm:num_requests_(?:running|waiting){_VALUE}", re.MULTILINE)
 _RUNNING = re.compile(rf"^vllm:num_requests_running{_VALUE}", re.MULTILINE)
@@ -80,7 +83,8 @@ def one_token(base_url: str, key: str, name: str, timeout_s: float) -> Answer:
     """Ask the engine for the least that its core can be asked for; return what came of it.
 
     A 200 has come through EngineCore. What the API server refuses by itself proves nothing of it:
-    a path that this model is not asked at, a request that it does not take.
+    a path that this model is not asked at, a request that it does not take. Nor does the silence of
+    one that was put to sleep or paused, and says so.
 
     Args:
         base_url: of the engine.
@@ -98,12 +102,29 @@ def one_token(base_url: str, key: str, name: str, timeout_s: float) -> Answer:
                     timeout=timeout_s,
                 )
             except requests.ReadTimeout:
-                return Answer.NONE
+                at_rest = _is_at_rest(session, base_url, key)
+                return Answer.UNTELLING if at_rest else Answer.NONE
             except requests.RequestException:
                 return Answer.UNTELLING
             if answer.status_code == _OK:
                 return Answer.GIVEN
     return Answer.UNTELLING
+
+
+def _is_at_rest(session: requests.Session, base_url: str, key: str) -> bool:
+    for path, name in _AT_REST:
+        try:
+            answer = session.get(
+                f"{base_url}{path}",
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=_AT_REST_TIMEOUT_S,
+            )
+            said = answer.json() if answer.status_code == _OK else {}
+        except (requests.RequestException, ValueError):
+            continue
+        if isinstance(said, dict) and said.get(name) is True:
+            return True
+    return False
 
 
 @contextmanager

@@ -77,3 +77,13 @@ def test_a_run_directory_stays_for_a_day(tmp_path: Path) -> None:
 
 def test_a_node_that_has_run_nothing_is_clean(tmp_path: Path) -> None:
     OldRuns(tmp_path / "engines", 0).sweep((), NOW)
+
+
+def test_what_cannot_be_looked_at_keeps_no_other_from_its_turn(tmp_path: Path) -> None:
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "lock").symlink_to("lock")  # whoever opens it goes round in circles
+    old = ended(tmp_path, "old", ago=KEEP_ENDED_S + 1.0)
+    OldRuns(tmp_path, 300 * KIB).sweep((), NOW)
+    assert strange.exists()
+    assert not old.path.exists()

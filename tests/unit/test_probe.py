@@ -112,6 +112,16 @@ def test_one_token_tells_only_what_the_core_has_said(
     assert engine.sent[0] == ("/v1/completions", {"model": "m", "prompt": [0], "max_tokens": 1})
 
 
+@pytest.mark.parametrize("name", ["is_sleeping", "is_paused"])
+@pytest.mark.parametrize(("at_rest", "answer"), [(True, Answer.UNTELLING), (False, Answer.NONE)])
+def test_one_that_was_put_to_rest_says_so_and_is_not_hung(
+    engine: Engine, name: str, at_rest: bool, answer: Answer
+) -> None:
+    engine.statuses = {"/v1/completions": 0}
+    engine.text = json.dumps({name: at_rest})
+    assert probe.one_token(engine.url, "key", "m", 0.5) is answer
+
+
 def test_an_engine_that_is_gone_tells_nothing_of_its_core() -> None:
     gone = Engine()
     gone.server_close()
