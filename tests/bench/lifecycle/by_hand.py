@@ -50,6 +50,7 @@ def by_hand(launch: Mapping[str, object], model: str, folder: Path, timeout_s: f
             start_new_session=True,
         )
     try:
+        when(place.healthy, timeout_s, what=f"health by hand: {command}")
         token_at = when(place.first_token, timeout_s, what=f"a token by hand: {command}")
         told_at = monotonic()
         engine.send_signal(signal.SIGTERM)

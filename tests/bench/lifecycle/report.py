@@ -17,8 +17,8 @@ _IDLE = "idle_"
 _CAVEATS = """\
 - By hand: the very command and environment (but for our marks) of the instance, from its
   launch.json, started and signalled by the benchmark itself, right after the instance was deleted;
-  the two are subtracted run by run. Who asks whether a token comes asks both every 10 ms; that
-  takes CPU time from a start of real vLLM, which has more to do than two cores can.
+  the two are subtracted run by run. Until an engine is ready only itself is asked, every 10 ms, in
+  both.
 - An engine is ready once its own /health says so. Each web process is asked by itself.
 - Deleted right after its first token, when whoever asked for that has left.
 - Adopted: the new worker holds a pidfd of every engine; pid, start time and restarts in the records

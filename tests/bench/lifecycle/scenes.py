@@ -39,14 +39,15 @@ def life(fleet: MeasuredFleet) -> Seconds:
         instance_id = fleet.create()
         accepted_at = monotonic()
         relay, other = fleet.places(instance_id)
-        token = watch(pool, relay.first_token, patience, what="a first token")
-        routed = watch(pool, other.healthy, patience, what="routed in the other web process")
         when(lambda: fleet.launch(instance_id), patience, what="launch.json")
         launch = fleet.launch(instance_id) or {}
         engine = Place(launch["url"], launch["key"], relay.model)
-        ready = watch(pool, engine.healthy, patience, what="the engine's health")
         spawned = spawned_at(fleet.run_dir, instance_id, patience)
-        ready_at, token_at = ready.result(), token.result()
+        # Before that only the engine is asked: our answers would cost its start CPU time.
+        ready_at = when(engine.healthy, patience, what="the engine's health")
+        token = watch(pool, relay.first_token, patience, what="a first token")
+        routed = watch(pool, other.healthy, patience, what="routed in the other web process")
+        token_at = token.result()
         everywhere_at = max(token_at, routed.result())  # none routes before the record is `running`
     delete_s = _deleted(fleet, instance_id)
     hand = by_hand(launch, relay.model, fleet.local.folder, patience)
