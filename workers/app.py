@@ -12,6 +12,7 @@ from workers.waker import Waker
 settings = Settings.load_or_exit()
 app = queue.celery_app(settings, keep_results=True)
 app.conf.task_queues = [queue.node_queue(settings.node_name), queue.sweeps_queue()]
+app.conf.worker_consumer = "workers.consumer:Consumer"
 app.conf.beat_scheduler = "celery.beat:Scheduler"  # in memory: its file corrupts at a kill
 app.conf.beat_schedule = {
     "expire-idle": {
