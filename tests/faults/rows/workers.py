@@ -176,12 +176,10 @@ def superseded(ground: Ground, _: int) -> Figures:
 
 def dead_for_ever(ground: Ground, number: int) -> Figures:
     """Row 39."""
-    record = ground.create()
-    instance_id = record["instance_id"]
+    instance_id = ground.create()["instance_id"]
     early = ground.fleet.call("DELETE", f"/instances/{instance_id}", params={"force": "1"})
     assert early.status_code == 409, f"force on a living node: {early.status_code}"
     assert ground.status(instance_id) == "running", "what was refused had an effect"
-    instance_id = ground.create()["instance_id"]
     returns = number % 2 == 1
     ground.kill_worker()
     for pid in [] if returns else processes_of(ground.fleet.run_dir("one")):
