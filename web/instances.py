@@ -107,7 +107,7 @@ class Instances:
             instance = forget(self._store, instance, who)
         if not instance.ended:
             self._doorbells.stop(instance)
-            instance = self._wait(instance_id, _is_converged, wait_s)
+            instance = self._wait(instance_id, converged_since(instance.generation), wait_s)
         if instance.ended:
             return jsonify({"status": "deleted", "instance_id": instance_id}), HTTPStatus.OK
         return self._shown(instance), HTTPStatus.ACCEPTED
@@ -199,7 +199,19 @@ def _is_settled(instance: Instance) -> bool:
     return instance.status in SETTLED
 
 
-def _is_converged(instance: Instance) -> bool:
-    if instance.status is Status.STOP_FAILED:  # unless it is to be tried once more
-        return instance.observed_generation >= instance.generation
-    return instance.ended
+def converged_since(generation: int) -> Callable[[Instance], bool]:
+    """Return what says whether a stop has come to its end.
+
+    Args:
+        generation: of the record as it was asked to stop; what is older, as a routing table may
+            have it for a moment, says nothing of this stop.
+    """
+
+    def has_converged(instance: Instance) -> bool:
+        if instance.generation < generation:
+            return False
+        if instance.status is Status.STOP_FAILED:  # unless it is to be tried once more
+            return instance.observed_generation >= instance.generation
+        return instance.ended
+
+    return has_converged
