@@ -75,6 +75,8 @@ def redelivered(ground: Ground, _: int) -> Figures:
 def no_beat_and_two(ground: Ground, number: int) -> Figures:
     """Row 41."""
     none = number % 2 == 0
+    # Of a beat that was never heard of nobody can say that it has fallen silent.
+    seconds_until(lambda: ground.redis.do("EXISTS", "fleet:swept-at"), 20, what="a first sweep")
     for beat in ground.beats if none else []:
         beat.end(signal.SIGKILL)
     begun = monotonic()

@@ -131,8 +131,10 @@ def wrong_clock(ground: Ground, number: int) -> Figures:
     assert not ground.node_status(instance_id).startswith("lost")
     ended = ground.create(timeout=1)["instance_id"]  # and expiry goes on as it should
     took_s = ground.becomes(ended, "stopped", within_s=30)
-    for process in (ground.web, ground.workers["one"], ground.beats[0]):  # healed with right clocks
+    for process in (ground.web, ground.workers["one"], ground.beats[0]):
         process.end(signal.SIGKILL)
+    ground.start_worker()  # with right clocks, before anything is asked; beat is healed
+    ground.start_web()
     return {"unexpected stops": stops, "expiry": took_s}
 
 
