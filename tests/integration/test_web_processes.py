@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -19,6 +19,7 @@ import requests
 from shared.settings import ROOT
 from tests.demo.fleet import running_fleet
 from tests.demo.waiting import until
+from tests.integration import each_web
 from tests.integration.conformance import Caller, Case, Way, ways
 from tests.integration.harness import STANDIN, WAIT, local_fleet
 from tests.integration.web_processes import (
@@ -46,9 +47,24 @@ def way(tmp_path: Path) -> Iterator[Way]:
         yield way
 
 
+def known_to_all(case: Case) -> bool:
+    """Return whether every web process has heard that the instance runs."""
+    way = case.way
+    return 503 not in each_web.statuses(way.fleet, master_of(way), case.path).values()
+
+
+@contextmanager
+def a_case(way: Way) -> Iterator[Case]:
+    """Have an instance that every web process knows."""
+    with closing(Case(way)) as case:
+        assert until(lambda: known_to_all(case), 10)
+        case.engine.forget()
+        yield case
+
+
 @pytest.fixture
 def case(way: Way) -> Iterator[Case]:
-    with closing(Case(way)) as case:
+    with a_case(way) as case:
         yield case
 
 
@@ -63,7 +79,7 @@ def held(case: Case) -> Iterator[Held]:
 @pytest.fixture
 def other(way: Way) -> Iterator[Case]:
     """Return a second instance, whose engine answers at once."""
-    with closing(Case(way)) as case:
+    with a_case(way) as case:
         yield case
 
 
@@ -146,15 +162,15 @@ def is_left(case: Case, caller: Caller) -> bool:
 
 def test_a_stream_that_lasts_too_long_is_cut_and_counted(tmp_path: Path) -> None:
     limits = {"WEB_PROCESSES": "2", "WEB_GRACEFUL_TIMEOUT": "1"}
-    with running_web(tmp_path, **limits) as way, closing(Case(way)) as case:
+    with running_web(tmp_path, **limits) as way, a_case(way) as case:
         case.engine.script = held = Held()
 
         def counted() -> float:
             labels = {"instance": case.instance_id, "way": "relay"}
             return metric(way, "fleet_requests_total", labels)
 
-        # Until all know the instance, some give its requests to the application.
-        assert until(lambda: metric(way, "fleet_routing_table_instances", {}) == 1, 10)
+        # Until it is in all tables, some give its requests to the application.
+        assert until(lambda: each_web.shortest_table(way.fleet) == 1, 10)
         before = counted()
         streams = streams_of_all(case)
         old = replaced_by_hup(way)

@@ -7,10 +7,11 @@ from typing import Any
 
 import requests
 
-from tests.faults import bells, each_web
+from tests.faults import bells
 from tests.faults.ground import Ground
 from tests.faults.row import Figures, Promise, Row
 from tests.faults.timing import pause, seconds_until
+from tests.integration import each_web
 
 _CUTTING_S = 60.0
 
@@ -29,7 +30,7 @@ def cut_again_and_again(ground: Ground, _: int) -> Figures:
         came_s = max(
             came_s,
             seconds_until(
-                lambda: each_web.shortest_table(ground) == len(ground.listed()),
+                lambda: each_web.shortest_table(ground.fleet) == len(ground.listed()),
                 30,
                 what="each web process has the new instance in its table",
             ),
@@ -73,7 +74,9 @@ def _insisted(ground: Ground, method: str, path: str, **kwargs: Any) -> Any:
 
 
 def _answer_of_each(ground: Ground, record: Any) -> set[int]:
-    return set(each_web.statuses(ground, f"/proxy/{record['instance_id']}/v1/models").values())
+    assert ground.web
+    path = f"/proxy/{record['instance_id']}/v1/models"
+    return set(each_web.statuses(ground.fleet, ground.web, path).values())
 
 
 ROWS = (

@@ -7,13 +7,13 @@ from collections.abc import Collection
 from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
+from threading import Event
 from urllib.parse import urlsplit
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.faults.ground import Ground
-from tests.faults.timing import pause
+from tests.integration.harness import LocalFleet, Process
 
 _ESTABLISHED = "01"
 _MOST_CONNECTIONS = 64  # until each has one: who has more leaves the next one to the other
@@ -21,17 +21,16 @@ _ACCEPTED_S = 5.0
 _LOOK_S = 0.002
 
 
-def statuses(ground: Ground, path: str) -> dict[int, int]:
-    """Return with which status each web process answers a GET of `path`, by its pid."""
-    assert ground.web
-    master = ground.web.popen.pid
+def statuses(fleet: LocalFleet, web: Process, path: str) -> dict[int, int]:
+    """Return with which status each process of `web` answers a GET of `path`, by its pid."""
+    master = web.popen.pid
     pids = Path(f"/proc/{master}/task/{master}/children").read_text().split()
     found: dict[int, int] = {}
     held: list[HTTPConnection] = []
     try:
         while len(found) < len(pids):
             assert len(held) < _MOST_CONNECTIONS, f"only {sorted(found)} of {pids} take connections"
-            held.append(HTTPConnection("127.0.0.1", urlsplit(ground.fleet.base).port, timeout=10))
+            held.append(HTTPConnection("127.0.0.1", urlsplit(fleet.base).port, timeout=10))
             held[-1].connect()
             pid = _owner(held[-1].sock, pids)
             if pid not in found:
@@ -43,9 +42,9 @@ def statuses(ground: Ground, path: str) -> dict[int, int]:
     return found
 
 
-def shortest_table(ground: Ground) -> int:
+def shortest_table(fleet: LocalFleet) -> int:
     """Return how many instances the shortest routing table of all web processes holds."""
-    text = requests.get(f"{ground.fleet.base}/metrics", timeout=20).text
+    text = requests.get(f"{fleet.base}/metrics", timeout=20).text
     (table,) = (
         family
         for family in text_string_to_metric_families(text)
@@ -62,7 +61,7 @@ def _owner(ours: socket.socket, pids: Collection[str]) -> int:
             with suppress(OSError):
                 if _inode(pid, theirs, mine) in _sockets(pid):
                     return int(pid)
-        pause(_LOOK_S)
+        Event().wait(_LOOK_S)
     raise AssertionError(f"none of {pids} has accepted a connection within {_ACCEPTED_S:g} s")
 
 
