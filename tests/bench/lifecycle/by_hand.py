@@ -23,7 +23,8 @@ from workers.process_tree import ID_MARK, RUN_DIR_MARK
 class ByHand:
     """What it took, in seconds."""
 
-    first_token: float  # from the spawn
+    start: float  # from the spawn until its /health is 200
+    token: float  # from then to a first token
     term: float  # from SIGTERM to its first process until nothing of its session is left
 
 
@@ -50,7 +51,7 @@ def by_hand(launch: Mapping[str, object], model: str, folder: Path, timeout_s: f
             start_new_session=True,
         )
     try:
-        when(place.healthy, timeout_s, what=f"health by hand: {command}")
+        ready_at = when(place.healthy, timeout_s, what=f"health by hand: {command}")
         token_at = when(place.first_token, timeout_s, what=f"a token by hand: {command}")
         told_at = monotonic()
         engine.send_signal(signal.SIGTERM)
@@ -59,7 +60,7 @@ def by_hand(launch: Mapping[str, object], model: str, folder: Path, timeout_s: f
             timeout_s,
             what="the end after SIGTERM by hand",
         )
-        return ByHand(first_token=token_at - began, term=gone_at - told_at)
+        return ByHand(start=ready_at - began, token=token_at - ready_at, term=gone_at - told_at)
     finally:
         for pid in in_session(engine.pid):
             with suppress(ProcessLookupError):

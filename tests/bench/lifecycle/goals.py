@@ -48,7 +48,7 @@ GOALS = (
         most=0.25,
     ),
     Goal(
-        work="create → first token, more than the same command by hand",
+        work="create → first token, added to the engine's own start",
         figure="first_token_added",
         most=0.5,
     ),
@@ -76,6 +76,9 @@ GOALS = (
 ASIDE = (
     ("create → first token", "first_token"),
     ("the same by hand", "first_token_by_hand"),
+    ("of which the engine's own start, spawned → healthy", "start"),
+    ("the same by hand", "start_by_hand"),
+    ("CPU time that our processes took meanwhile", "start_cpu"),
     ("DELETE → verified gone", "delete"),
     ("SIGTERM by hand → nothing left", "term_by_hand"),
 )

@@ -19,6 +19,10 @@ _CAVEATS = """\
   launch.json, started and signalled by the benchmark itself, right after the instance was deleted;
   the two are subtracted run by run. Until an engine is ready only itself is asked, every 10 ms, in
   both.
+- Added to the engine's own start: create → spawned, and ready → first token less the same by hand.
+  What lies between is vLLM's own and varies by seconds from start to start, so that the difference
+  of two says little; both stand below, with the CPU time that our processes took meanwhile: they
+  cannot have held it up for longer than that.
 - An engine is ready once its own /health says so. Each web process is asked by itself.
 - Deleted right after its first token, when whoever asked for that has left.
 - Adopted: the new worker holds a pidfd of every engine; pid, start time and restarts in the records

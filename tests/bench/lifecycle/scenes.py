@@ -35,6 +35,7 @@ def life(fleet: MeasuredFleet) -> Seconds:
     """Return what one life took: create, first token, delete; and the same command by hand."""
     patience = fleet.engines.start_s
     with ThreadPoolExecutor() as pool:
+        used = _cpu_of_ours(fleet)
         posted_at = monotonic()
         instance_id = fleet.create()
         accepted_at = monotonic()
@@ -45,6 +46,7 @@ def life(fleet: MeasuredFleet) -> Seconds:
         spawned = spawned_at(fleet.run_dir, instance_id, patience)
         # Before that only the engine is asked: our answers would cost its start CPU time.
         ready_at = when(engine.healthy, patience, what="the engine's health")
+        used = _cpu_of_ours(fleet) - used
         token = watch(pool, relay.first_token, patience, what="a first token")
         routed = watch(pool, other.healthy, patience, what="routed in the other web process")
         token_at = token.result()
@@ -55,9 +57,13 @@ def life(fleet: MeasuredFleet) -> Seconds:
         "spawn": spawned - accepted_at,
         "posted_to_spawn": spawned - posted_at,
         "routed": everywhere_at - ready_at,
+        # Around the engine's own start, which of real vLLM varies by seconds.
+        "first_token_added": (spawned - posted_at) + (token_at - ready_at) - hand.token,
+        "start": ready_at - spawned,
+        "start_by_hand": hand.start,
+        "start_cpu": used,
         "first_token": token_at - posted_at,
-        "first_token_by_hand": hand.first_token,
-        "first_token_added": token_at - posted_at - hand.first_token,
+        "first_token_by_hand": hand.start + hand.token,
         "delete": delete_s,
         "term_by_hand": hand.term,
         "delete_added": delete_s - hand.term,
@@ -108,11 +114,17 @@ def idle(fleet: MeasuredFleet) -> Seconds:
     with _twenty(fleet):
         Event().wait(_SETTLES_S)
         ours = _our_processes(fleet)
+        if len(ours["shims"]) != TWENTY:
+            raise BenchError(f"{len(ours['shims'])} shims, not {TWENTY}")
         before, began = {name: cpu_seconds(pids) for name, pids in ours.items()}, monotonic()
         Event().wait(IDLE_S)
         took = monotonic() - began
         shares = {name: (cpu_seconds(pids) - before[name]) / took for name, pids in ours.items()}
     return {"idle": sum(shares.values()), **{f"idle_{name}": s for name, s in shares.items()}}
+
+
+def _cpu_of_ours(fleet: MeasuredFleet) -> float:
+    return sum(cpu_seconds(pids) for pids in _our_processes(fleet).values())
 
 
 def _adopted(fleet: MeasuredFleet, ids: list[str]) -> Seconds:
@@ -176,8 +188,6 @@ def _our_processes(fleet: MeasuredFleet) -> dict[str, list[int]]:
         for pid in processes_of(fleet.local.folder)
         if b"workers.shim" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
-    if len(shims) != TWENTY:
-        raise BenchError(f"{len(shims)} shims, not {TWENTY}")
     return {**ours, "redis": [fleet.local.redis_pid()], "shims": shims}
 
 
