@@ -26,6 +26,7 @@ from shared.store import USE_REPORT_S
 from workers import probe
 from workers.prober import Prober
 
+_READY_FOR_S = 0.5  # one question, put again and again, to an engine that loads
 _TELLS_WITHIN_S = 0.15  # for web processes, which hear of a stop at once, to say what is under way
 _TOLD_FOR_S = 1.6 * USE_REPORT_S  # a report of use is good for so long: the next may come late
 _USED_FOR_S = 60.0  # at least: a short grace is not to run out between two looks
@@ -144,7 +145,14 @@ class Checkup:
 
     def _ask_ready(self, launch: Launch) -> Future[bool]:
         url, key = str(launch["url"]), str(launch["key"])
-        return self._prober.ask(bool, probe.is_ready, url, key, _names(launch))
+        return self._prober.ask(
+            lambda _: True,  # a no wakes, too: to ask on at once
+            probe.becomes_ready,
+            url,
+            key,
+            _names(launch),
+            _READY_FOR_S,
+        )
 
     def _ask_unfinished(self, launch: Launch) -> Future[float | None]:
         url = str(launch["url"])

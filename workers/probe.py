@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Event
+from time import monotonic
+from urllib.parse import urlsplit
 
 import requests
 
 from shared.domain.health import Answer, Vitals
 
+_READY_EVERY_S = 0.1
 _READY_TIMEOUT_S = 10.0  # a busy engine takes seconds to answer; one that loads refuses at once
 _UNFINISHED_TIMEOUT_S = 5.0  # a busy engine again; a hung one is not waited for longer
 _OK = 200
@@ -48,6 +53,20 @@ def is_ready(base_url: str, key: str, names: Sequence[str]) -> bool:
         except (requests.RequestException, ValueError, KeyError, TypeError):
             return False
     return names[0] in listed
+
+
+def becomes_ready(base_url: str, key: str, names: Sequence[str], for_s: float) -> bool:
+    """Ask for `for_s` seconds, again and again, whether the engine `is_ready`; return whether so.
+
+    While nobody listens at its port, which is most of a load, asking costs next to nothing.
+    """
+    deadline = monotonic() + for_s
+    while True:
+        if _listens(base_url) and is_ready(base_url, key, names):
+            return True
+        if monotonic() + _READY_EVERY_S > deadline:
+            return False
+        Event().wait(_READY_EVERY_S)
 
 
 def unfinished_requests(base_url: str) -> float | None:
@@ -125,6 +144,15 @@ def _is_at_rest(session: requests.Session, base_url: str, key: str) -> bool:
         if isinstance(said, dict) and said.get(name) is True:
             return True
     return False
+
+
+def _listens(base_url: str) -> bool:
+    address = urlsplit(base_url)
+    try:
+        socket.create_connection((address.hostname, address.port), timeout=_READY_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -162,7 +162,7 @@ class RunDirectory:
         return found
 
     def _holds(self, name: str) -> dict[str, Any] | None:
-        path = self._json(name)
+        path = f"{self.path}/{name}.json"  # asked for tens of times at each look: a Path is dear
         try:
             stat = os.stat(path)  # noqa: PTH116 - half the time
         except (FileNotFoundError, NotADirectoryError):
@@ -170,7 +170,7 @@ class RunDirectory:
             return None
         which = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         if name not in self._held or self._held[name][0] != which:
-            self._held[name] = (which, json_file.read(path))
+            self._held[name] = (which, json_file.read(Path(path)))
         return self._held[name][1]
 
     def _json(self, name: str) -> Path:

@@ -34,7 +34,9 @@ from workers.run_directory import RunDirectory
 from workers.run_facts import STOPPED
 
 BUSY_PASS_S = 0.1  # while something starts or stops
+LOADING_PASS_S = 1.0  # while engines load; what they answer wakes by itself, each half a second
 QUIET_PASS_S = 2.0  # while engines run: for their logs; their ends wake by themselves
+_BORN_S = 3.0  # an engine that loads for longer will for some time
 _SWEEP_S = 60.0  # between removals of old run directories and logs
 _SCAN_S = 10.0  # between scans of the process table for engines that nobody knows
 _TRANSIENT = frozenset({Status.PENDING, Status.STARTING, Status.STOPPING})
@@ -147,8 +149,11 @@ class Supervisor:
         self._sweep({record.instance_id for record in records})
         if self._moved:
             return 0.0  # one step often leads to the next
-        if self._recovery.refused or any(acted) or any(_in_transit(r) for r in records):
+        changing = [record for record in records if _in_transit(record)]
+        if self._recovery.refused or any(acted) or not all(map(self._loads, changing)):
             return BUSY_PASS_S
+        if changing:
+            return LOADING_PASS_S
         return min(QUIET_PASS_S, self._next_retry_in) if records else HEARTBEAT_S / 2
 
     def watched_pids(self) -> list[int]:
@@ -228,6 +233,15 @@ class Supervisor:
         if action is not Action.WAIT:
             self._recovery.keep_up(record.instance_id)
         return action
+
+    def _loads(self, record: Instance) -> bool:
+        """Return whether nothing is to be done for an instance but to wait for its engine."""
+        return (
+            record.status is Status.STARTING
+            and record.desired is Desired.RUNNING
+            and not self._actions.leaving
+            and self._engines[record.instance_id].processes.age_s > _BORN_S
+        )
 
     def _heartbeat(self) -> None:
         if self._actions.leaving or monotonic() - self._beat_at < HEARTBEAT_S / 2:

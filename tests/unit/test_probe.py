@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -28,8 +31,8 @@ class Engine(ThreadingHTTPServer):
     text = ""
     statuses: Mapping[str, int] = {}  # 0: it does not answer
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.sent: list[tuple[str, Any]] = []
         self.over = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -126,3 +129,31 @@ def test_an_engine_that_is_gone_tells_nothing_of_its_core() -> None:
     gone = Engine()
     gone.server_close()
     assert probe.one_token(gone.url, "key", "m", 20) is Answer.UNTELLING
+
+
+def test_an_engine_that_begins_to_answer_while_it_is_asked_is_ready() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(probe.becomes_ready, url, "key", ["m"], 20.0)
+        assert not asked.done()
+        with Engine(port) as engine:
+            engine.text = json.dumps({"data": [{"id": "m"}]})
+            serving = threading.Thread(target=engine.serve_forever)
+            serving.start()
+            try:
+                assert asked.result(20)
+            finally:
+                engine.shutdown()
+                serving.join()
+
+
+def test_one_that_never_answers_is_not_waited_for_longer() -> None:
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        began = monotonic()
+        assert not probe.becomes_ready(url, "key", ["m"], 0.3)
+    assert monotonic() - began < 10
