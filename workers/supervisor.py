@@ -152,9 +152,8 @@ class Supervisor:
         changing = [record for record in records if _in_transit(record)]
         if self._recovery.refused or any(acted) or not all(map(self._loads, changing)):
             return BUSY_PASS_S
-        if changing:
-            return LOADING_PASS_S
-        return min(QUIET_PASS_S, self._next_retry_in) if records else HEARTBEAT_S / 2
+        quiet = LOADING_PASS_S if changing else QUIET_PASS_S
+        return min(quiet, self._next_retry_in) if records else HEARTBEAT_S / 2
 
     def watched_pids(self) -> list[int]:
         """Return the pids whose end is a reason to look at once."""
