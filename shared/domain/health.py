@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 _MOST_COUNTED_S = 30.0  # between two looks: what was longer, nobody watched (a frozen worker)
+_USED_EVERY_S = 5.0  # what its load is reported by, see domain.node.HEARTBEAT_S
 _MOST_UNANSWERED = 3  # in a row, at least: one lost answer is nothing
 _SHORTEST_TOKEN_S, _LONGEST_TOKEN_S = 5.0, 60.0
 
@@ -25,6 +26,7 @@ class Vitals:
 
     running: float  # requests: vllm:num_requests_running
     steps: float | None  # since its start: vllm:iteration_tokens_total_count; None: it says none
+    waiting: float = 0.0  # requests: vllm:num_requests_waiting
 
 
 class Answer(Enum):
@@ -41,6 +43,7 @@ class Pulse:
 
     steps: float | None = None  # as last answered; None: never yet
     running: float = 0.0  # as last answered
+    waiting: float = 0.0  # so, too
     flat_s: float = 0.0  # watched, with requests running and no step made
     silent_s: float = 0.0  # watched, without an answer
     unanswered: int = 0  # questions in a row
@@ -77,6 +80,7 @@ def felt(pulse: Pulse, vitals: Vitals | None, now: float, *, in_use: bool = Fals
     return Pulse(
         steps=vitals.steps,
         running=vitals.running,
+        waiting=vitals.waiting,
         flat_s=pulse.flat_s + passed if flat else 0.0,
         asked_at=now,
         unserved_s=before.unserved_s + (passed if unserved and not stepped else 0.0),
@@ -141,8 +145,9 @@ def ask_again_after(pulse: Pulse, grace: float, *, in_use: bool) -> float:
     """Return how many seconds after the last question to ask an engine again.
 
     An idle fleet is to cost nothing, so an engine that nobody uses is asked rarely; one that is in
-    use, or looks ill, often enough that the grace is kept to within a tenth.
+    use, or looks ill, often enough that the grace is kept to within a tenth, and that each
+    heartbeat tells its load.
     """
     ill = pulse.flat_s > 0.0 or pulse.unanswered > 0 or pulse.running > 0.0
-    often = min(grace / 12.0, _MOST_COUNTED_S / 3.0)
+    often = min(grace / 12.0, _USED_EVERY_S)
     return often if in_use or ill else max(often, 60.0)

@@ -18,6 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shared.domain.placement import Placement
+from shared.domain.wanted import Wanted
+
 INSTANCE_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 """What an instance id looks like: a DNS label, so it can be a path segment, a file name, a key."""
 
@@ -79,6 +82,14 @@ _NEXT: dict[Status, frozenset[Status]] = {
 BY_IDLE = "idle"
 """Who asked, where nobody used it: such a stop is withdrawn if a request turns out to run."""
 
+BY_EVICT = "evict"
+"""Who asked, where nobody used it and another needs its place; withdrawn as the idle sweep's."""
+
+WITHDRAWABLE = frozenset({BY_IDLE, BY_EVICT})
+
+BY_DRAIN = "drain"
+"""Who asked, where an operator drains its node: its requests may take their time to end."""
+
 SERVING = frozenset({Status.RUNNING})
 """Statuses in which the proxy sends requests."""
 
@@ -87,6 +98,23 @@ SETTLED = frozenset({Status.RUNNING, Status.FAILED, Status.STOPPED, Status.STOP_
 
 RELEASED = frozenset({Status.FAILED, Status.STOPPED})
 """Statuses in which nothing of the engine is left, so the claim is released."""
+
+
+_FIRMNESS = {BY_IDLE: 0, BY_EVICT: 0, BY_DRAIN: 1}  # of anybody else: 2
+
+
+def takes_over(by: str, stop_by: str) -> bool:
+    """Return whether a stop asked `by` one takes the place of the one that `stop_by` asked.
+
+    A user's of a drain's, which would let requests run for longer; either of one that may be
+    withdrawn.
+    """
+    return _FIRMNESS.get(by, 2) > _FIRMNESS.get(stop_by, 2)
+
+
+def asks_once_more(by: str) -> bool:
+    """Return whether a stop asked `by` one is a new try where the last one failed."""
+    return by not in _FIRMNESS
 
 
 def may_become(status: Status) -> frozenset[Status]:
@@ -125,16 +153,19 @@ class Instance:
     model_name: str
     params: Mapping[str, object]  # merged: defaults < VLLM_CONFIG < request
     timeout: int  # idle seconds before it is stopped; 0 = never
-    node: str
+    node: str  # "" while it waits in line for a place
     env: Mapping[str, str] = field(default_factory=dict)  # of the engine, asked for; no secrets
     gpus: tuple[str, ...] = ()  # UUIDs; empty on a node without GPUs
+    wanted: Wanted = field(default_factory=Wanted)  # of its place
+    reserved: Placement | None = None  # its place while it waits for others to leave it
     created_at: float = 0.0
+    catalogue: str = ""  # name of the catalogue's entry that it is a replica of
 
-    # written by the web tier and the idle sweep
+    # written by the web tier, the idle sweep and whoever serves the line
     desired: Desired = Desired.RUNNING
     generation: int = 1
     stop_reason: str = ""
-    stop_by: str = ""  # who asked: user, idle
+    stop_by: str = ""  # who asked: user, idle, evict
 
     # written by the node's worker
     status: Status = Status.PENDING
@@ -183,12 +214,27 @@ class Instance:
         return self.desired is Desired.RUNNING and self.status in SERVING
 
     @property
+    def waiting(self) -> bool:
+        """Whether it waits in line: no node has it yet."""
+        return not self.node and self.status is Status.PENDING
+
+    @property
+    def shares(self) -> dict[str, int]:
+        """What it holds of its GPUs, as a claim says it: UUID → thousandths."""
+        return dict.fromkeys(self.gpus, self.wanted.thousandths)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is a replica to reckon with: it takes requests, or is on its way to."""
+        return self.desired is Desired.RUNNING and self.status not in RELEASED
+
+    @property
     def about_to_stop_as_idle(self) -> bool:
-        """Whether it is asked to stop as idle and still runs.
+        """Whether it is asked to stop because nobody uses it, and still runs.
 
         It takes no new requests, and goes on if one turns out to run in it.
         """
-        return self.stop_by == BY_IDLE and self.status is Status.RUNNING
+        return self.stop_by in WITHDRAWABLE and self.status is Status.RUNNING
 
     @property
     def rests(self) -> bool:

@@ -8,6 +8,7 @@ inherited. What a request may not ask for is in `unsafe`; here is what nobody ma
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -57,6 +58,9 @@ _WHY_OWNED = {
     "device_ids": "the fleet chooses the GPUs",
     "disable_log_stats": "the fleet reads the engine's /metrics",
 }
+VLLM_SHARE = 0.92
+"""vLLM's own gpu_memory_utilization, where nobody gives one: 0.32.0, vllm/config/cache.py."""
+
 _COUNTED = (
     "tensor_parallel_size",
     "pipeline_parallel_size",
@@ -141,6 +145,53 @@ def gpu_count(params: Mapping[str, object]) -> int:
     return count
 
 
+def for_gpus(
+    merged: Mapping[str, object], asked: Mapping[str, object], gpus: int
+) -> dict[str, object]:
+    """Return the merged parameters as they are for an engine on so many GPUs.
+
+    Where the request names no parallel size, `tensor_parallel_size` becomes what makes up the
+    number.
+
+    Args:
+        merged: all start parameters.
+        asked: those of the request.
+        gpus: how many; at least 1.
+
+    Raises:
+        InvalidRequest: the parallel sizes make up another number.
+    """
+    count = gpu_count(merged)
+    if count == gpus:
+        return dict(merged)
+    others = gpu_count({name: size for name, size in merged.items() if name != _COUNTED[0]})
+    if gpus % others or any(name in asked for name in _COUNTED):
+        sizes = ", ".join(f"{name} {merged[name]}" for name in _COUNTED if name in merged)
+        raise InvalidRequest(
+            f"gpus: {gpus}, but the parallel sizes in params make up {count} ({sizes or 'none'}); "
+            "leave out one or the other",
+            field="gpus",
+        )
+    return {**merged, _COUNTED[0]: gpus // others}
+
+
+def gpu_share(params: Mapping[str, object]) -> float:
+    """Return what share of each GPU's memory an engine with these merged parameters takes.
+
+    Raises:
+        InvalidRequest: it is not a number above 0 and up to 1.
+    """
+    given = params.get("gpu_memory_utilization", VLLM_SHARE)
+    try:
+        share = float(given) if isinstance(given, (str, int, float)) else math.nan
+    except ValueError:
+        share = math.nan
+    if isinstance(given, bool) or not 0 < share <= 1:
+        where = "params.gpu_memory_utilization"
+        raise InvalidRequest(f"{where}: {given!r} is not a number above 0 and up to 1", field=where)
+    return share
+
+
 def served_names(model_name: str, params: Mapping[str, object]) -> tuple[str, ...]:
     """Return the names under which the engine lists its model, first one first."""
     given = params.get("served_model_name")
@@ -149,6 +200,22 @@ def served_names(model_name: str, params: Mapping[str, object]) -> tuple[str, ..
     if isinstance(given, Sequence) and given and not isinstance(given, str):
         return tuple(str(name) for name in given)
     return (model_name,)
+
+
+def adapter_names(params: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the names of the LoRA adapters that the engine begins with; requests may say them.
+
+    `lora_modules` holds `NAME=PATH`, or objects with a `name` (vLLM 0.32, LoRAModulePath).
+    """
+    given = params.get("lora_modules")
+    names = []
+    for module in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
+        said = _as_json(module) if isinstance(module, str) else module
+        if isinstance(said, Mapping):
+            names.append(str(said.get("name", "")))
+        elif isinstance(said, str):
+            names.append(said.partition("=")[0])
+    return tuple(name for name in names if name)
 
 
 def render(params: Mapping[str, object]) -> list[str]:
@@ -227,6 +294,8 @@ def _parsed_object(text: str, where: str) -> object:
 
 
 def _refuse_unrenderable(value: object, where: str) -> None:
+    if isinstance(value, int):  # a bool, too
+        return
     if isinstance(value, list):
         for item in value:
             _refuse_item(item, where)
@@ -249,7 +318,9 @@ def _is_deep(value: object) -> bool:
     level = [value]
     for _ in range(_MAX_DEPTH):
         level = [item for outer in level for item in _inside(outer)]
-    return bool(level)
+        if not level:
+            return False
+    return True
 
 
 def _inside(value: object) -> Iterable[object]:
@@ -264,8 +335,10 @@ def _inside(value: object) -> Iterable[object]:
 
 
 def _as_json(text: str) -> object:
+    if text.lstrip()[:1] not in ("[", "{", '"'):
+        return text
     try:
-        found: object = json.loads(text) if text.lstrip()[:1] in ("[", "{", '"') else text
+        found: object = json.loads(text)
     except (ValueError, RecursionError):  # text to us, and to vLLM
         return text
     return found

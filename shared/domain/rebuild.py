@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from shared.domain.instance import BY_IDLE, RELEASED, Desired, Instance
+from shared.domain.instance import RELEASED, WITHDRAWABLE, Desired, Instance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ def is_behind(found: Instance, kept: Instance) -> bool:
 
 
 def _asked_to_stop(record: Instance) -> bool:
-    return record.desired is Desired.STOPPED and record.stop_by != BY_IDLE
+    return record.desired is Desired.STOPPED and record.stop_by not in WITHDRAWABLE
 
 
 def _summary(record: Instance) -> str:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shared.domain.instance import Desired, Exit, Instance, Status
+from shared.domain.instance import BY_DRAIN, Desired, Exit, Instance, Status
 
 
 class Remains(StrEnum):
@@ -50,6 +50,7 @@ class Patience:
 
     start_stall: float  # without progress, before a start is given up
     drain: float  # for running requests, before SIGTERM
+    drain_node: float = 3600.0  # so, where the node is drained: nobody waits for the end
     stop: float  # after SIGTERM, before SIGKILL of the whole tree
     hang: float = 120.0  # with requests running and no step made, before an engine counts as hung
     use_report: float = 3.0  # for the web tier to say that it is in use after all
@@ -114,7 +115,8 @@ def _plan_stop(record: Instance, seen: Observation, now: float, patience: Patien
         return Action.MARK_STOPPED
     if seen.terminated_at is None:
         waited = math.inf if seen.stop_begun_at is None else now - seen.stop_begun_at
-        drained = seen.busy is False or bool(seen.hung) or waited > patience.drain
+        drain_s = patience.drain_node if record.stop_by == BY_DRAIN else patience.drain
+        drained = seen.busy is False or bool(seen.hung) or waited > drain_s
         return Action.TERMINATE if drained else Action.WAIT
     return _plan_terminated(seen, seen.terminated_at, now, patience)
 

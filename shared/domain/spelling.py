@@ -14,6 +14,7 @@ from shared.domain.vllm_flags import ALIASES, BOOLEANS, VALUES
 from shared.errors import InvalidRequest
 
 _NAME = re.compile(r"(?:-[A-Za-z]+|(?:--)?[A-Za-z][A-Za-z0-9_-]*)(?:\.[A-Za-z0-9_-]+)*\+?")
+_KEYS = re.compile(r"[.+]")  # where those of a JSON value begin
 _SHORT: Mapping[str, str] = {"-O": "optimization_level"} | {
     option: name for option, name in ALIASES.items() if not option.startswith("--")
 }
@@ -75,7 +76,7 @@ def keys_of(name: str) -> list[str]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    at = re.search(r"[.+]", name)
+    at = _KEYS.search(name)
     return (name[: at.start()], name[at.start() :]) if at else (name, "")
 
 
