@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Protocol
 
 from shared.domain.instance import Instance, Status
 from shared.domain.key import Key, KeyState
-from shared.domain.node import Node, Orphan
 from shared.errors import Conflict, RecordUnreadable
+from shared.store.demand import Demand, Demands, Places
 from shared.store.history import Created, Event, History, LogLine, Once
+from shared.store.line import Line, Room, how_created
+from shared.store.listing import Listing, Page, Query, Since
+from shared.store.nodes import Beat, Nodes, NodesSince
 
 __all__ = [
     "KEEP_ENDED_S",
@@ -28,10 +30,18 @@ __all__ = [
     "Beat",
     "Change",
     "Created",
+    "Demand",
     "Event",
     "LogLine",
+    "NodesSince",
     "Once",
+    "Page",
+    "Places",
+    "Query",
+    "Room",
+    "Since",
     "Store",
+    "how_created",
     "name_taken",
     "not_rotatable",
 ]
@@ -39,6 +49,14 @@ __all__ = [
 KEEP_ENDED_S = 86_400  # ended records, their events and logs: a day
 KEEP_FORGOTTEN_S = 10 * 365 * 86_400  # records of which a lost node has not heard that they ended
 USE_REPORT_S = 1.0  # at most between a request's begin and the first touch for it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """What a node's worker has to look after, as it was read."""
+
+    records: tuple[Instance, ...]
+    stamps: Mapping[str, float | None]  # of the last change of each, by id; None: long ago
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +78,7 @@ class Change:
     keep_s: int = KEEP_ENDED_S  # for which the record is kept if this ends it
 
 
-class Beat(StrEnum):
-    """What a store makes of a heartbeat."""
-
-    OK = "ok"
-    UNKNOWN = "unknown"  # it has lost the node: announce it again
-    BEHIND = "behind"  # it has gone back to an older state of itself: announce it again
-    SUPERSEDED = "superseded"  # a newer worker has announced the node since
-
-
-class Store(History, Protocol):
+class Store(History, Listing, Nodes, Line, Demands, Protocol):
     """Keeps records of instances, nodes and API keys, and their history."""
 
     def ping(self) -> None:
@@ -78,52 +87,32 @@ class Store(History, Protocol):
     def now(self) -> float:
         """Return the store's time in epoch seconds."""
 
-    # nodes
-
-    def announce(
-        self, node: Node, holder: str, *, last_epoch: int = 0, beating: bool = True
-    ) -> int:
-        """Record `node` as its worker starts; return its new epoch.
-
-        Args:
-            node: as it is now.
-            holder: which worker this is; the same after a restart, another on another machine.
-            last_epoch: the highest one that the node knows of; the new one is higher, also where
-                the store has forgotten it.
-            beating: False leaves the heartbeat as it is, so that nothing is placed on a node that
-                the store had lost before its records are back.
-
-        Raises:
-            Conflict: a living worker of another holder has this name.
-        """
-
-    def heartbeat(self, name: str, epoch: int) -> Beat:
-        """Say that the node lives; return what the store makes of it."""
-
-    def report_orphans(self, name: str, epoch: int, orphans: Collection[Orphan]) -> None:
-        """Say which engines run on the node that neither it nor the store knows; [] for none."""
-
-    def retire(self, name: str, epoch: int) -> None:
-        """Take the node out of placement at once, as its worker stops."""
-
-    def nodes(self) -> list[Node]:
-        """Return all nodes with their claims, lost ones too, by name.
-
-        Those whose records cannot be read are left out, and logged once.
-        """
-
-    def node(self, name: str) -> Node | None:
-        """Return one node with its claims; None if there is none, or it cannot be read."""
-
     # instances
 
     def create(
-        self, instance: Instance, max_instances: int, *, who: str = "", once: Once | None = None
+        self,
+        instance: Instance,
+        max_instances: int,
+        *,
+        who: str = "",
+        once: Once | None = None,
+        room: Room | None = None,
     ) -> bool:
         """Record a new instance and claim its placement, in one step.
 
-        Return False, having changed nothing, if its node is full, one of its GPUs is held, or
-        something was created for `once` already. `created_at` is set here.
+        One without a node joins the line; with `room` that is reserved for it, and who is in it is
+        asked to stop, see `Line.make_room`.
+
+        Return False, having changed nothing, if its node is full or cordoned, of one of its GPUs
+        not enough is left, there will not be room, or something was created for `once` already.
+        `created_at` is set here.
+
+        Args:
+            instance: the record.
+            max_instances: of its node, or of that of `room`.
+            who: asks, for the events.
+            once: of creations with the same name, one is made.
+            room: what it has reserved, for one that waits.
         """
 
     def get(self, instance_id: str) -> Instance | None:
@@ -149,12 +138,21 @@ class Store(History, Protocol):
         of them is left, and a day of them would cost every look of the worker.
         """
 
+    def placed_since(self, node: str, last: Placed | None) -> Placed:
+        """Return them as `placed_on` does, cheaply where nothing but their use has changed.
+
+        Args:
+            node: its name.
+            last: what this returned before; None to have all read. What was changed by hand, past
+                the scripts, is only seen so.
+        """
+
     def stop(self, instance_id: str, *, reason: str, by: str, who: str = "") -> Instance | None:
         """Set `desired` to stopped; return the record, or None if there is none.
 
-        Harmless to repeat: the first reason stays, except that a user's takes over from the idle
-        sweep's, which may be withdrawn. Of one whose stop failed, a user asks once more: its
-        generation goes up.
+        Harmless to repeat: the first reason stays, unless `domain.instance.takes_over`. Of one
+        whose stop failed, a user asks once more: its generation goes up. One that waits in line
+        ends in the same step.
 
         Raises:
             RecordUnreadable: nothing has changed.
@@ -171,9 +169,9 @@ class Store(History, Protocol):
     def restore(self, kept: Instance, *, epoch: int, over: int | None, reason: str) -> bool:
         """Write a record whole, as its node has kept it, with its claim and its indexes.
 
-        Holds only if the store has no such record, or the one with that revision on that node,
-        and the node's epoch is the writer's; return False, having changed nothing, if not. Not
-        bound to the arrows of the diagram: it repairs what the store has lost. The idle clock
+        Holds only if the store has no such record, or the one with that revision on that node or
+        in line, and the node's epoch is the writer's; return False, having changed nothing, if not.
+        Not bound to the arrows of the diagram: it repairs what the store has lost. The idle clock
         begins anew. The event, by `worker`, says `reason`, and who claims the same GPUs.
 
         Args:
@@ -192,6 +190,12 @@ class Store(History, Protocol):
         yet. Of one that a user has asked to stop it only says that it has not drained yet, and
         that only if requests are under way. Each web process touches what it uses at least once in
         USE_REPORT_S.
+        """
+
+    def retime(self, instance_id: str, timeout: int, *, who: str) -> None:
+        """Have an instance that is to run stop after so many idle seconds; 0: never.
+
+        They count from its last use. Harmless to repeat, and for one that is over.
         """
 
     def stop_idle(self, *, node: str | None = None, hold_s: float = 0.0) -> list[Instance]:
@@ -235,15 +239,17 @@ class Store(History, Protocol):
 
     # notification
 
-    def changes(self, timeout_s: float) -> Generator[str | None]:
-        """Yield the id of each instance whose record changes, from now on.
+    def changes(self, timeout_s: float) -> Generator[frozenset[str]]:
+        """Yield the ids of instances whose records change, from now on.
 
-        Yields None once listening has begun, and again after each `timeout_s` without a change.
+        How far a start is, changes many times in each: that is only in `instances_since`.
+        Changes that come faster than they are taken come together. Yields none once listening
+        has begun, and again after each `timeout_s` without a change.
         A lost connection raises StoreUnavailable: read all records again, then listen again.
         """
 
-    def key_changes(self, timeout_s: float) -> Generator[str | None]:
-        """Yield the id of each key that was made or changed, from now on; else as `changes`."""
+    def key_changes(self, timeout_s: float) -> Generator[frozenset[str]]:
+        """Yield the ids of keys that were made or changed, from now on; else as `changes`."""
 
 
 def name_taken(name: str) -> Conflict:

@@ -15,6 +15,9 @@ LOG_BYTES = 2**20  # per run, newest kept; an instance has two runs at most
 RUNS_KEPT = 2  # the current one, and the one before: that is where a crash is explained
 KEEP_ONCE_S = 86_400  # an idempotency key: a day from the creation
 KEEP_STARTS_S = 30 * 86_400  # what starts of one kind took, after the last of them
+REPLICA = "replica"
+"""Fingerprint of a creation for a model of the catalogue: it is made again once the one that was
+made has failed or is to stop, whatever it was asked for."""
 LONGEST_WAIT_S = 1.0  # of one call that waits for news: well below the client's socket timeout
 
 
@@ -45,7 +48,7 @@ class Once:
     """A creation that is to happen once, however often it is asked for."""
 
     name: str  # of the caller and their idempotency key together; any text
-    fingerprint: str  # of what was asked for
+    fingerprint: str  # of what was asked for; REPLICA: again, once what was made is no use any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

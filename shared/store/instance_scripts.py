@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-CREATE = """
--- ARGV: id, node, most instances of the node, JSON list of GPUs, reason, who, digest of the `Once`
---       or '', its fingerprint, seconds to keep it, hash fields and values
+from shared.store.line_scripts import LINE
+
+CREATE = (
+    LINE
+    + """
+-- ARGV: id, node or '' to wait in line, most instances of the node, JSON object of GPUs and shares,
+--       reason, who, digest of the `Once` or '', its fingerprint, seconds to keep it, priority in
+--       the line, JSON of the `Room` or '', hash fields and values
 local id, node = ARGV[1], ARGV[2]
 local once = prefix .. 'once:' .. ARGV[7]
 if ARGV[7] ~= '' then
   local made = redis.call('HGET', once, 'instance_id')
-  if made and redis.call('EXISTS', instance_key(made)) == 1 then return 0 end
-end
-local claims = prefix .. 'claims:' .. node
-if redis.call('HLEN', claims) >= tonumber(ARGV[3]) then return 0 end
-local wanted = {}
-for _, gpu in ipairs(cjson.decode(ARGV[4])) do wanted[gpu] = true end
-for _, held in ipairs(redis.call('HVALS', claims)) do
-  for _, gpu in ipairs(cjson.decode(held)) do
-    if wanted[gpu] then return 0 end
+  if made then
+    local held = redis.call('HMGET', instance_key(made), 'status', 'desired')
+    local counts = held[1] ~= 'failed' and held[2] == 'running'
+    if held[1] and (counts or ARGV[8] ~= 'REPLICA_MARK') then return 0 end
   end
 end
-local at = now()
-redis.call('HSET', instance_key(id), unpack(ARGV, 10))
+local at, most = now(), tonumber(ARGV[3])
+if node ~= '' then
+  if not accepts(node) or not has_room(node, id, most, shares(ARGV[4]), {}) then return 0 end
+  redis.call('HSET', prefix .. 'claims:' .. node, id, ARGV[4])
+  redis.call('SADD', prefix .. 'placed:' .. node, id)
+  node_changed(node)
+else
+  if ARGV[11] ~= '' then
+    local room = cjson.decode(ARGV[11])
+    if not make_room(id, room.node, most, ARGV[4], room, at, ARGV[6]) then return 0 end
+  end
+  join_line(id, tonumber(ARGV[10]))
+end
+redis.call('HSET', instance_key(id), unpack(ARGV, 12))
 redis.call('HSET', instance_key(id), 'created_at', number(at))
-redis.call('HSET', claims, id, ARGV[4])
-redis.call('SADD', prefix .. 'placed:' .. node, id)
-redis.call('ZADD', prefix .. 'instances', number(at), id)
 if ARGV[7] ~= '' then
   redis.call('HSET', once, 'instance_id', id, 'fingerprint', ARGV[8])
   redis.call('EXPIRE', once, ARGV[9])
@@ -34,19 +43,42 @@ event(id, at, 'user', ARGV[6], 'pending', ARGV[5])
 publish(id)
 return 1
 """
+)
 
-STOP = """
--- ARGV: id, reason, by, who
-local key = instance_key(ARGV[1])
-local held = redis.call('HMGET', key, 'desired', 'status', 'stop_by')
-if not held[1] or held[2] == 'stopped' then return 0 end
--- What the idle sweep asked may be withdrawn; what a user asks after it may not.
-local taken_over = held[3] == 'idle' and ARGV[3] ~= 'idle'
-local once_more = held[2] == 'stop_failed' and ARGV[3] ~= 'idle'
-if held[1] ~= 'running' and not taken_over and not once_more then return 0 end
-ask_to_stop(ARGV[1], now(), ARGV[2], ARGV[3], ARGV[4])
-return 1
+STOP = (
+    LINE
+    + """
+-- ARGV: id, reason, by, who, seconds to keep what has ended
+-- Returns the record as it is then.
+local id, key = ARGV[1], instance_key(ARGV[1])
+local function record() return redis.call('HGETALL', key) end
+local held = redis.call('HMGET', key, 'desired', 'status', 'stop_by', 'node')
+if not held[1] or held[2] == 'stopped' then return record() end
+-- As domain.instance.takes_over and asks_once_more.
+local firmness = {idle = 0, evict = 0, drain = 1}
+local taken_over = (firmness[ARGV[3]] or 2) > (firmness[held[3] or ''] or 2)
+local once_more = held[2] == 'stop_failed' and not firmness[ARGV[3]]
+if held[1] ~= 'running' and not taken_over and not once_more then return record() end
+local at = now()
+if held[4] ~= '' then
+  ask_to_stop(id, at, ARGV[2], ARGV[3], ARGV[4])
+  return record()
+end
+-- It waits in line: nothing of it runs anywhere, and no worker has it.
+leave_line(id)
+local generation = redis.call('HINCRBY', key, 'generation', 1)
+redis.call('HINCRBY', key, 'revision', 1)
+redis.call('HSET', key, 'desired', 'stopped', 'stop_reason', ARGV[2], 'stop_by', ARGV[3],
+  'status', 'stopped', 'reason', ARGV[2], 'observed_generation', generation,
+  'ended_at', number(at))
+event(id, at, ARGV[3], ARGV[4], 'desired=stopped', ARGV[2])
+event(id, at, ARGV[3], ARGV[4], 'stopped', 'it waited in line, nothing of it ran')
+redis.call('EXPIRE', key, ARGV[5])
+redis.call('EXPIRE', prefix .. 'events:' .. id, ARGV[5])
+publish(id)
+return record()
 """
+)
 
 APPLY = """
 -- ARGV: id, node, epoch, generation, status, JSON list of statuses it may come from, by, who,
@@ -75,10 +107,13 @@ if before ~= status then
     redis.call('HSET', key, 'ready_at', number(at), 'last_active', number(at))
     schedule(id, at)
   else
-    redis.call('ZREM', prefix .. 'expiry', id)
+    unschedule(id)
   end
   if status == 'failed' or status == 'stopped' then
-    redis.call('HDEL', prefix .. 'claims:' .. node, id)
+    if redis.call('HDEL', prefix .. 'claims:' .. node, id) == 1 then
+      redis.call('HSET', prefix .. 'node:' .. node, 'freed_at', number(at))
+      node_changed(node)
+    end
     redis.call('HDEL', key, 'engine_key')
     redis.call('HSET', key, 'ended_at', number(at))
     if status == 'stopped' or redis.call('HGET', key, 'desired') == 'running' then
@@ -90,11 +125,9 @@ if before ~= status then
   end
   if run >= RUNS_KEPT then redis.call('DEL', log_key(id, run - RUNS_KEPT)) end
   event(id, at, ARGV[7], ARGV[8], status, redis.call('HGET', key, 'reason') or '')
-end
-if before ~= status and status == 'stopped' then
-  redis.call('ZREM', prefix .. 'instances', id)
-  redis.call('ZADD', prefix .. 'ended', number(at), id)
-  redis.call('ZREMRANGEBYSCORE', prefix .. 'ended', '-inf', number(at - tonumber(ARGV[9])))
+elseif status == 'starting' then
+  mark('instances', id)  -- how far it is, many times in each start: who follows may hear it late
+  return 1
 end
 publish(id)
 return 1

@@ -30,6 +30,18 @@ class Keys:
         """Hash: the instance that was created for an idempotency key, by the digest of its name."""
         return f"{self.prefix}once:{digest}"
 
+    def changed(self, kind: str) -> str:
+        """Sorted set, capped: ids of what changed, `instances` or `nodes`, by a growing stamp."""
+        return f"{self.prefix}changed:{kind}"
+
+    def changed_from(self, kind: str) -> str:
+        """Stamp: changes up to it are not in `changed` (any more)."""
+        return f"{self.prefix}changed-from:{kind}"
+
+    def lease(self, name: str) -> str:
+        """Name of who has a lease; expires with it."""
+        return f"{self.prefix}lease:{name}"
+
     @property
     def idle_held(self) -> str:
         """Hash: ids of idle instances that are held back, being too many at once; since when."""
@@ -47,8 +59,35 @@ class Keys:
 
     @property
     def ended(self) -> str:
-        """Sorted set: ids of instances that ended in the last day, by the time they ended."""
+        """Sorted set: ids of instances that ended in the last day, by creation time."""
         return f"{self.prefix}ended"
+
+    def of_node(self, listed: str, name: str) -> str:
+        """Sorted set: those of `instances` or `ended` that are on a node."""
+        return f"{listed}:node:{name}"
+
+    def of_model(self, listed: str, name: str) -> str:
+        """Sorted set: those of `instances` or `ended` of a model, by either of its names."""
+        return f"{listed}:model:{name}"
+
+    def of_status(self, listed: str, status: str) -> str:
+        """Sorted set: those of `instances` or `ended` with a status, as callers see it."""
+        return f"{listed}:status:{status}"
+
+    @property
+    def serving(self) -> str:
+        """Sorted set: those of `instances` that take requests."""
+        return f"{self.prefix}serving"
+
+    @property
+    def listed(self) -> str:
+        """Hash: instance id → JSON list of the sorted sets it is in, without the prefix."""
+        return f"{self.prefix}listed"
+
+    @property
+    def unlist(self) -> str:
+        """Sorted set: ids of instances that are listed for a while only, by its end."""
+        return f"{self.prefix}unlist"
 
     @property
     def expiry(self) -> str:
@@ -56,16 +95,36 @@ class Keys:
         return f"{self.prefix}expiry"
 
     @property
+    def line(self) -> str:
+        """Sorted set: ids of instances that wait for a place, in line."""
+        return f"{self.prefix}line"
+
+    @property
+    def line_joined(self) -> str:
+        """Number: how many have ever joined the line."""
+        return f"{self.prefix}line-joined"
+
+    @property
     def nodes(self) -> str:
         """Set: names of all nodes that ever announced themselves."""
         return f"{self.prefix}nodes"
 
     def node(self, name: str) -> str:
-        """Hash: a node as its worker announced it, its epoch and its last heartbeat."""
+        """Hash: a node as its worker announced and reported it, its epoch, its cordon."""
         return f"{self.prefix}node:{name}"
 
+    @property
+    def beats(self) -> str:
+        """Sorted set: names of nodes by their last heartbeat; not those whose worker has left."""
+        return f"{self.prefix}beats"
+
+    @property
+    def node_changes(self) -> str:
+        """Channel: the name of each node of which something changed, its claims too."""
+        return f"{self.prefix}node-changes"
+
     def claims(self, name: str) -> str:
-        """Hash: instance id → JSON list of GPU UUIDs that it holds on the node."""
+        """Hash: instance id → JSON object of what it holds of GPUs there: UUID → thousandths."""
         return f"{self.prefix}claims:{name}"
 
     def placed(self, name: str) -> str:
@@ -75,6 +134,15 @@ class Keys:
     def starts(self, kind: str) -> str:
         """List, capped: what earlier starts of a kind took, newest first."""
         return f"{self.prefix}starts:{kind}"
+
+    @property
+    def demand(self) -> str:
+        """Sorted set: web processes with requests for models of the catalogue; until when."""
+        return f"{self.prefix}demand"
+
+    def demand_of(self, holder: str) -> str:
+        """String: JSON of what a web process has, by model: requests running, waiting."""
+        return f"{self.prefix}demand:{holder}"
 
     @property
     def api_keys(self) -> str:

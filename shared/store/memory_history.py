@@ -16,6 +16,7 @@ from shared.store.history import (
     LOG_BYTES,
     LOG_LINES,
     LONGEST_WAIT_S,
+    REPLICA,
     RUNS_KEPT,
     Created,
     Event,
@@ -100,6 +101,12 @@ class MemoryHistory(MemoryPart):
         """Return what earlier starts of a kind took, newest first."""
         with self._lock:
             return list(self._starts[kind])
+
+    def _was_made(self, once: Once) -> bool:
+        made = self.created_once(once.name)
+        return made is not None and (
+            once.fingerprint != REPLICA or self._instances[made.instance_id].counts
+        )
 
     def _keep_once(self, once: Once, instance_id: str) -> None:
         created = Created(instance_id=instance_id, fingerprint=once.fingerprint)

@@ -54,8 +54,8 @@ class MemoryApiKeys(MemoryPart):
             self._keep_key(replace(key, expires_at=expires_at, successor=successor.key_id))
             return self._api_keys[key_id]
 
-    def key_changes(self, timeout_s: float) -> Generator[str | None]:
-        """Yield the id of each key that was made or changed, from now on."""
+    def key_changes(self, timeout_s: float) -> Generator[frozenset[str]]:
+        """Yield the ids of keys that were made or changed, from now on."""
         return heard(self._key_listeners, timeout_s)
 
     def _keep_key(self, key: Key) -> None:

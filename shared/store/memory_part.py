@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator
+from contextlib import suppress
 
 
 class MemoryPart:
@@ -19,16 +20,18 @@ class MemoryPart:
         self._lock = threading.RLock()
 
 
-def heard(listeners: list[queue.SimpleQueue[str]], timeout_s: float) -> Generator[str | None]:
-    """Yield what is put for one more listener; None at first, and after each silence."""
-    mine: queue.SimpleQueue[str] = queue.SimpleQueue()
-    listeners.append(mine)
+def heard(listeners: list[queue.SimpleQueue[str]], timeout_s: float) -> Generator[frozenset[str]]:
+    """Yield what is put, from now on; nothing at once, and after each `timeout_s` without."""
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+    listeners.append(said)
     try:
-        yield None
+        yield frozenset()
         while True:
-            try:
-                yield mine.get(timeout=timeout_s)
-            except queue.Empty:
-                yield None
+            names = set()
+            with suppress(queue.Empty):
+                names.add(said.get(timeout=timeout_s))
+                while True:
+                    names.add(said.get_nowait())
+            yield frozenset(names)
     finally:
-        listeners.remove(mine)
+        listeners.remove(said)

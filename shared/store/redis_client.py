@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -11,6 +11,8 @@ import redis
 from shared.errors import StoreUnavailable
 from shared.store import scripts
 from shared.store.keys import Keys
+
+_MOST_TOGETHER = 500  # names: who hears them reads them in one go
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,23 +38,21 @@ class RedisPart:
         seconds, micros = self._redis.time()
         return cast("float", seconds + micros / 1e6)
 
-    def _listen(self, channel: str, timeout_s: float) -> Generator[str | None]:
+    def _listen(self, channel: str, timeout_s: float) -> Generator[frozenset[str]]:
         try:
             with self._redis.pubsub() as listening:
                 listening.subscribe(channel)
                 while True:
+                    names = set()
                     message = listening.get_message(timeout=timeout_s)
-                    if message is None or message["type"] == "subscribe":
-                        yield None
-                    elif message["type"] == "message":
-                        yield message["data"]
+                    while message is not None:
+                        if message["type"] == "message":
+                            names.add(message["data"])
+                        ready = len(names) < _MOST_TOGETHER
+                        message = listening.get_message(timeout=0.0) if ready else None
+                    yield frozenset(names)
         except redis.RedisError as error:
             raise unavailable(error) from error
-
-
-def flat(fields: dict[str, str]) -> list[str]:
-    """Return hash fields as HSET takes them: name, value, name, value."""
-    return [text for pair in fields.items() for text in pair]
 
 
 def answering(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
@@ -72,3 +72,8 @@ def unavailable(error: redis.RedisError) -> StoreUnavailable:
     """Return the error for a Redis that does not answer or refuses."""
     away = isinstance(error, (redis.ConnectionError, redis.TimeoutError))
     return StoreUnavailable(f"Redis {'does not answer' if away else 'refuses'}: {error}")
+
+
+def flat(fields: Mapping[str, str]) -> list[str]:
+    """Return hash fields and values in turn, as HSET takes them."""
+    return [text for pair in fields.items() for text in pair]

@@ -49,8 +49,8 @@ class RedisApiKeys(RedisPart):
             raise not_rotatable(key, self._now())
         return key
 
-    def key_changes(self, timeout_s: float) -> Generator[str | None]:
-        """Yield the id of each key that was made or changed, from now on."""
+    def key_changes(self, timeout_s: float) -> Generator[frozenset[str]]:
+        """Yield the ids of keys that were made or changed, from now on."""
         return self._listen(self._keys.key_changes, timeout_s)
 
     def _key(self, key_id: str) -> Key | None:
