@@ -1,4 +1,4 @@
-"""Every error this code raises on purpose. Knows no HTTP: `web.errors` maps them.
+"""Every error this code raises on purpose. Knows no HTTP: `web.http.errors` maps them.
 
 FleetError
 ├── InvalidRequest        the caller sent something wrong; names the field
@@ -10,15 +10,19 @@ FleetError
 ├── Unauthorized          nobody knows who the caller is
 ├── Forbidden             the caller is known and may not do this
 ├── NotFound              no such thing
+│   └── ModelNotFound     no model of that name, for the one who asks
 ├── Conflict              the thing is not in a state for this
 ├── NoCapacity            nothing has room now
 ├── TooManyFollowers      a web process takes no more answers that go on
 ├── InstanceNotReady      the instance exists and cannot answer now
+│   ├── ModelUnavailable  no replica of the model can answer now
+│   └── TooManyWaiting    the line of requests that wait for the model is full
 ├── EngineError
 │   ├── EngineUnreachable no connection, or it broke before an answer
 │   └── EngineTimeout     connected, and no answer in time
 ├── StoreUnavailable      Redis does not answer, or refuses writes
 ├── RecordUnreadable      the store has a record of it that this version cannot read
+├── CatalogueFault        the catalogue of models cannot be used: every fault of it at once
 └── SettingsError         start-up only: every fault of the environment at once
 """
 
@@ -76,6 +80,10 @@ class NotFound(FleetError):
     """No such thing."""
 
 
+class ModelNotFound(NotFound):
+    """No model of that name, for the one who asks; lists those that there are."""
+
+
 class Conflict(FleetError):
     """The thing is not in a state for what was asked."""
 
@@ -99,6 +107,14 @@ class InstanceNotReady(FleetError):
     def __init__(self, message: str, *, retry_after_s: int | None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ModelUnavailable(InstanceNotReady):
+    """No replica of a model can answer now: its start failed, or has no room; says why."""
+
+
+class TooManyWaiting(InstanceNotReady):
+    """The line of requests that wait for a model is full."""
 
 
 class EngineError(FleetError):
@@ -135,6 +151,14 @@ class RecordUnreadable(FleetError):
         )
         self.instance_id = instance_id
         self.why = why
+
+
+class CatalogueFault(FleetError):
+    """The catalogue of models cannot be used; lists every fault with its line and key."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = tuple(faults)
 
 
 class SettingsError(FleetError):

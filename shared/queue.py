@@ -9,29 +9,37 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import redis
 from celery import Celery
 from kombu import Exchange, Queue
-from kombu.exceptions import OperationalError
 
 from shared.domain.instance import Instance
 from shared.settings import Settings
+from shared.task_message import TaskMessages
 
 START_INSTANCE = "fleet.start_instance"
 STOP_INSTANCE = "fleet.stop_instance"
 EXPIRE_IDLE = "fleet.expire_idle"
+PLACE_WAITING = "fleet.place_waiting"
 
 SWEEPS = "sweeps"
-"""Queue of beat's periodic tasks: any worker may take one."""
+"""Queue of what any worker may do: beat's periodic tasks, and serving the line."""
 
 TASK_EXPIRES_S = 300  # a lost node that comes back does not answer an hour of old doorbells
+LINE_EXPIRES_S = 30  # beat looks at the line more often than that
 RESULT_EXPIRES_S = 86_400
 
 log = logging.getLogger(__name__)
 
 
+def queue_of(node: str) -> str:
+    """Return the name of the queue that only the worker of `node` reads."""
+    return f"node.{node}"
+
+
 def node_queue(node: str) -> Queue:
     """Return the queue that only the worker of `node` reads."""
-    name = f"node.{node}"
+    name = queue_of(node)
     return Queue(name, Exchange(name, type="direct"), routing_key=name)
 
 
@@ -60,28 +68,34 @@ class Doorbells:
     The record is written first and says everything; the node finds it at its next pass.
     """
 
-    def __init__(self, app: Celery) -> None:
-        self._app = app
+    def __init__(self, app: Celery, client: redis.Redis) -> None:
+        """Ring by messages of `app`, over a client of its broker."""
+        self._messages = TaskMessages(app, client)
 
     def start(self, instance: Instance) -> None:
-        """Tell the instance's node to look at it: it is to run."""
-        self._ring(START_INSTANCE, instance)
+        """Tell the instance's node to look at it: it is to run; or that it waits in line."""
+        if instance.waiting:
+            self.line()
+        else:
+            self._ring(START_INSTANCE, instance)
 
     def stop(self, instance: Instance) -> None:
         """Tell the instance's node to look at it: it is to stop."""
-        self._ring(STOP_INSTANCE, instance)
+        if instance.node:
+            self._ring(STOP_INSTANCE, instance)
+
+    def line(self) -> None:
+        """Have some worker serve the line: somebody waits, and there may be room."""
+        self._send(PLACE_WAITING, [], SWEEPS, LINE_EXPIRES_S)
 
     def _ring(self, task: str, instance: Instance) -> None:
+        self._send(task, [instance.instance_id], queue_of(instance.node), TASK_EXPIRES_S)
+
+    def _send(self, task: str, args: list[str], queue: str, expires_s: int) -> None:
         try:
-            self._app.send_task(
-                task,
-                args=[instance.instance_id],
-                queue=node_queue(instance.node),  # type: ignore[arg-type] # Celery takes both
-                expires=TASK_EXPIRES_S,
-                retry=False,
-            )
-        except OperationalError as error:
-            log.warning("doorbell %s %s not rung: %s", task, instance.instance_id, error)
+            self._messages.send(task, args, queue=queue, expires_s=expires_s)
+        except redis.RedisError as error:
+            log.warning("doorbell %s %s not rung: %s", task, " ".join(args), error)
 
 
 def _broker_url(redis_url: str) -> str:

@@ -30,6 +30,12 @@ _WEEK_S = 604_800  # poll(2) takes no more than 24 days
 _SHORTEST_S = 0.1  # a sweep more often than that would only load Redis
 _UNIX_PATH_MAX = 107  # sun_path holds 108 bytes with the final NUL: unix(7)
 
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+_FAKE_GPU = re.compile(
+    r"(?:(?P<number>[1-9][0-9]{0,2})x)?(?P<size>[1-9][0-9]{0,6})(?P<unit>[GM]iB)", re.IGNORECASE
+)
+_MOST_FAKE_GPUS = 64
+
 _ENGINE_PATH = re.compile(r"/(?:[A-Za-z0-9._~:@!$&'()+=/-]*|(?:[A-Za-z0-9._~:@-]+/)*\*)")
 _DOT_SEGMENT = re.compile(r"/\.{1,2}(?=/|$)")
 
@@ -102,6 +108,15 @@ def _pip_words(value: str) -> tuple[str, ...]:
     return tuple(shlex.split(value))
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.strip() not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return value.strip()
+
+    return parse
+
+
 def _list(value: str) -> tuple[str, ...]:
     return tuple(re.split(r"[\s,]+", value.strip())) if value.strip() else ()
 
@@ -114,6 +129,36 @@ def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})", value):
         raise ValueError("must be 1 to 63 letters, digits, dots, dashes or underscores")
     return value
+
+
+def _labels(value: str) -> Mapping[str, str]:
+    labels = {}
+    for pair in value.replace(",", " ").split():
+        name, equals, text = pair.partition("=")
+        if not (equals and _LABEL.fullmatch(name) and (not text or _LABEL.fullmatch(text))):
+            raise ValueError(
+                f"{pair!r} must be name=value, each of at most 63 letters, digits, dots, dashes, "
+                "underscores or slashes, like zone=a,gpu=h100"
+            )
+        if name in labels:
+            raise ValueError(f"{name} is given twice")
+        labels[name] = text
+    return labels
+
+
+def _fake_gpus(value: str) -> tuple[int, ...]:
+    sizes: list[int] = []
+    for part in value.replace(",", " ").split():
+        found = _FAKE_GPU.fullmatch(part)
+        if not found:
+            raise ValueError(
+                f"{part!r} must be a number of GPUs and the memory of each, like 4x80GiB"
+            )
+        mib = int(found["size"]) * (1024 if found["unit"].lower().startswith("g") else 1)
+        sizes += [mib] * int(found["number"] or 1)
+    if len(sizes) > _MOST_FAKE_GPUS:
+        raise ValueError(f"{len(sizes)} GPUs: must be at most {_MOST_FAKE_GPUS}")
+    return tuple(sizes)
 
 
 def _engine_paths(value: str) -> tuple[str, ...]:
@@ -266,6 +311,20 @@ class Settings:
         unit="address",
         doc="where this node's engines listen and the web tier reaches them; a private address",
     )  # fmt: skip
+    node_labels: Mapping[str, str] = _setting(
+        "NODE_LABELS", _labels, "",
+        unit="name=value,...", doc="of this machine, for requests to ask for: zone=a,gpu=h100",
+    )  # fmt: skip
+    node_fake_gpus: tuple[int, ...] = _setting(
+        "NODE_FAKE_GPUS", _fake_gpus, "",
+        unit="like 4x80GiB",
+        doc="simulated GPUs, for tests and demos on a machine without any; engines run without one",
+    )  # fmt: skip
+    node_drain_timeout_s: float = _setting(
+        "NODE_DRAIN_TIMEOUT", _seconds, "3600",
+        unit="seconds",
+        doc="for running requests to end before an engine is stopped because its node is drained",
+    )  # fmt: skip
     run_dir: Path = _setting(
         "RUN_DIR", _path, ".run", unit="path", doc="state of this node: engines, logs, Redis data"
     )
@@ -331,6 +390,20 @@ class Settings:
         "IDLE_SWEEP_INTERVAL", _interval, "10",
         unit="seconds", doc="how often beat looks for idle instances",
     )  # fmt: skip
+    placement: str = _setting(
+        "PLACEMENT", _one_of("pack", "spread"), "pack",
+        unit="pack or spread",
+        doc="where a new instance goes: to the fullest place with room, or to the emptiest",
+    )  # fmt: skip
+    evict_after_s: float = _setting(
+        "EVICT_AFTER", _seconds, "60",
+        unit="seconds",
+        doc="running for so long, an instance that nobody uses may be stopped to make room",
+    )  # fmt: skip
+    line_interval_s: float = _setting(
+        "LINE_INTERVAL", _interval, "5",
+        unit="seconds", doc="how often beat looks for room for instances that wait in line",
+    )  # fmt: skip
     idle_hold_s: float = _setting(
         "IDLE_HOLD", _seconds, "60",
         unit="seconds",
@@ -367,6 +440,30 @@ class Settings:
     vllm_config: Path = _setting(
         "VLLM_CONFIG", _path, "configs/vllm_config.json",
         unit="path", doc="start parameters that every instance begins with (JSON object)",
+    )  # fmt: skip
+    routing: str = _setting(
+        "ROUTING", _one_of("least", "prefix", "session"), "least",
+        unit="least/prefix/session",
+        doc="which replica of a model a request goes to: the one with the fewest requests, or, of "
+        "the same beginning of a prompt or the same X-Session-ID, the same as before",
+    )  # fmt: skip
+    model_catalogue: Path = _setting(
+        "MODEL_CATALOGUE", _path, "configs/models.yaml",
+        unit="path", doc="models that the fleet starts by itself when they are asked for",
+    )  # fmt: skip
+    model_queue: int = _setting(
+        "MODEL_QUEUE", _whole(1, 100_000), "64",
+        unit="requests",
+        doc="that wait for one model while it loads; further ones are answered 429",
+    )  # fmt: skip
+    model_wait_s: float = _setting(
+        "MODEL_WAIT", _interval, "1800",
+        unit="seconds", doc="the longest that a request waits for its model",
+    )  # fmt: skip
+    cancel_unwanted: bool = _setting(
+        "CANCEL_UNWANTED", _flag, "true",
+        unit="true/false",
+        doc="stop a model that still loads when the last request that waited for it has left",
     )  # fmt: skip
     vllm_unsafe_params: tuple[str, ...] = _setting(
         "VLLM_UNSAFE_PARAMS", _list, "",
