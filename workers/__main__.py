@@ -12,8 +12,7 @@ from shared.errors import SettingsError
 from shared.logs import log_to_stderr
 from shared.policy import policy
 from shared.settings import Settings
-
-ALREADY_RUNS = 3  # exit status
+from workers.bootstep import ALREADY_RUNS, SupervisorStep
 
 
 def main() -> None:
@@ -35,18 +34,21 @@ def main() -> None:
         sys.exit(ALREADY_RUNS)
     from workers.app import app  # noqa: PLC0415 - connects to Redis: only once we hold the node
 
-    app.worker_main(
-        [
-            "--quiet",
-            "worker",
-            "--pool=threads",
-            "--concurrency=4",
-            f"--hostname=worker@{settings.node_name}",
-            "--without-gossip",
-            "--without-mingle",
-            f"--loglevel={'DEBUG' if settings.app_debug else 'INFO'}",
-        ]
-    )
+    words = [
+        "--quiet",
+        "worker",
+        "--pool=threads",
+        "--concurrency=4",
+        f"--hostname=worker@{settings.node_name}",
+        "--without-gossip",
+        "--without-mingle",
+        f"--loglevel={'DEBUG' if settings.app_debug else 'INFO'}",
+    ]
+    try:
+        app.worker_main(words)
+    finally:  # Celery's is 0 whoever told it to end; who starts workers again goes by it
+        if SupervisorStep.thread is not None and SupervisorStep.thread.exit_status:
+            sys.exit(SupervisorStep.thread.exit_status)
 
 
 def _hold(path: Path) -> bool:

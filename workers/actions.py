@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from shared.domain.backoff import RestartRule, after_crash
 from shared.domain.cause import Cause
-from shared.domain.instance import Instance, Status
+from shared.domain.instance import RELEASED, Instance, Status
 from shared.domain.policy import Policy
 from shared.domain.reconcile import Action, Observation, Patience, Remains
 from shared.errors import InvalidRequest, NoCapacity
@@ -57,8 +57,11 @@ class Actions:
     expectation: Expectation
     policy: Policy  # of this node's operator
     restarts: RestartRule
+    freed: Callable[[], None] = lambda: None  # called once there may be room for who waits in line
     oom: OomKiller = field(default_factory=OomKiller)
     leaving: bool = False  # the worker is stopping: nothing is started any more
+    node_records: Collection[Instance] = ()  # of this node's instances, at this look
+    spawned: set[str] = field(default_factory=set)  # of them, in this look
     taken: set[int] = field(default_factory=set)  # ports that records of this node hold
     waiting_since: dict[str, float] = field(default_factory=dict)  # for a port, for its GPUs
 
@@ -93,7 +96,10 @@ class Actions:
             status=status,
             fields=fields,
         )
-        return self.store.apply(change)
+        written = self.store.apply(change)
+        if written and status in RELEASED:
+            self.freed()
+        return written
 
     def _report_progress(self, record: Instance, engine: Engine, _: Observation) -> None:
         if record.status is not Status.STARTING:
@@ -118,7 +124,10 @@ class Actions:
         except InvalidRequest as error:
             self._fail(record, known("refused", f"this node refuses it: {error}"))
             return
-        if held := gpus.why_in_use(record.gpus):
+        if other := self._starting_beside(record):
+            self._wait(record, f"waits for {other}: engines of one GPU start one after another")
+            return
+        if held := gpus.why_no_room(record.shares):
             self._wait_for_place(record, known("gpu_in_use", held))
             return
         port = self._choose_port(record)
@@ -143,6 +152,7 @@ class Actions:
         reason = f"restart {run - 1}, after: {record.cause}" if again else ""
         if not self.write(record, Status.STARTING, reason=reason, **told):
             return
+        self.spawned.add(record.instance_id)
         try:
             engine.spawn(
                 launch_of(
@@ -168,12 +178,33 @@ class Actions:
         self.taken.add(port)  # the next start of this look cannot see it held yet
         return port
 
+    def _starting_beside(self, record: Instance) -> str:
+        """Return which other instance starts on one of the same GPUs; "" if none does.
+
+        vLLM looks once at what is free, and then takes it: two at a time would both fail.
+        """
+        wanted = set(record.gpus)
+        return next(
+            (
+                other.instance_id
+                for other in self.node_records
+                if other.instance_id != record.instance_id
+                and (other.status is Status.STARTING or other.instance_id in self.spawned)
+                and wanted.intersection(other.gpus)
+            ),
+            "",
+        )
+
+    def _wait(self, record: Instance, reason: str) -> None:
+        if record.reason != reason:
+            self.write(record, record.status, reason=reason)
+
     def _wait_for_place(self, record: Instance, cause: Cause) -> None:
         since = self.waiting_since.setdefault(record.instance_id, monotonic())
         if monotonic() - since > self.patience.start_stall:
             self._fail(record, cause)
-        elif record.reason != cause.reason:
-            self.write(record, record.status, reason=cause.reason)
+        else:
+            self._wait(record, cause.reason)
 
     def _adopt(self, record: Instance, engine: Engine, _: Observation) -> None:
         launch = engine.facts.launch or {}

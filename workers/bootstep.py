@@ -16,10 +16,11 @@ from time import monotonic
 from celery import bootsteps
 from celery.signals import worker_shutting_down
 
-from shared.errors import Conflict, StoreUnavailable
+from shared.domain.node import Gpu
+from shared.errors import Conflict, SettingsError, StoreUnavailable
 from shared.settings import Settings
 from shared.store import Store
-from workers.gpus import list_gpus
+from workers.gpus import gpus_of_node
 from workers.supervisor import BUSY_PASS_S, Superseded, Supervisor
 from workers.waker import Waker
 
@@ -27,18 +28,26 @@ _STORE_PAUSE_S = 1.0  # between tries while Redis does not answer
 _CELERY_ENDS_S = 15.0  # after the supervisor has
 _VERIFY_S = 15.0  # after SIGTERM's patience: SIGKILL, and seeing that nothing is left
 
+FAILED, ALREADY_RUNS = 1, 3  # exit statuses of a worker
+
 log = logging.getLogger(__name__)
 
 
 class SupervisorThread:
     """Runs a supervisor until told to stop. The only thread of a worker that spawns processes."""
 
-    def __init__(self, settings: Settings, store: Store, waker: Waker) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, waker: Waker, freed: Callable[[], None]
+    ) -> None:
+        """Wire it; `freed` as for `Supervisor`."""
         self._settings = settings
         self._store = store
         self._waker = waker
+        self._freed = freed
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+        self.exit_status = 0
+        """Of the worker: what it ends with where it did not end because it was told to."""
 
     def start(self) -> None:
         """Begin to look after the node."""
@@ -64,15 +73,24 @@ class SupervisorThread:
 
     def _look_after_the_node(self) -> None:
         try:
-            supervisor = Supervisor(self._settings, self._store, list_gpus(), self._waker.ring)
+            supervisor = Supervisor(
+                self._settings, self._store, self._gpus(), self._waker.ring, freed=self._freed
+            )
             self._supervise(supervisor)
             self._leave(supervisor)
-        except (Superseded, Conflict) as error:
+        except (Superseded, Conflict, SettingsError) as error:
             log.error("%s: this worker ends, engines stay", error)  # noqa: TRY400 - no fault
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._end_worker(FAILED if isinstance(error, SettingsError) else ALREADY_RUNS)
         except Exception:  # a worker without a supervisor would be a node that lies
             log.exception("the supervisor cannot go on: this worker ends, engines stay")
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._end_worker(FAILED)
+
+    def _end_worker(self, exit_status: int) -> None:
+        self.exit_status = exit_status
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _gpus(self) -> tuple[Gpu, ...]:
+        return gpus_of_node(self._settings.node_name, self._settings.node_fake_gpus)
 
     def _supervise(self, supervisor: Supervisor) -> None:
         self._until_answered(supervisor.announce)

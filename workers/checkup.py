@@ -21,6 +21,7 @@ from shared.domain.health import (
     why_hung,
 )
 from shared.domain.instance import Desired, Instance, Status
+from shared.domain.node import Load
 from shared.domain.reconcile import Patience
 from shared.store import USE_REPORT_S
 from workers import probe
@@ -116,6 +117,11 @@ class Checkup:
     def well(self) -> bool:
         """Whether its last answer showed steps, or nothing to make steps for."""
         return self._pulse.well
+
+    @property
+    def load(self) -> Load:
+        """What it last said of its requests; none where it never did."""
+        return Load(running=round(self._pulse.running), waiting=round(self._pulse.waiting))
 
     def _reported_used(self, stop_begun_at: float | None) -> bool:
         if self._used_at is None or stop_begun_at is None:

@@ -8,25 +8,23 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from shared.domain import params
+from shared.domain.command_line import engine_words
 from shared.domain.instance import Instance
+from shared.domain.node import real
 from shared.settings import Settings
 from workers.process_tree import ID_MARK, RUN_DIR_MARK
 
 
 def command(instance: Instance, port: int, settings: Settings) -> list[str]:
     """Return the words that start the engine of `instance`; no shell reads them."""
-    served = {"served_model_name": list(params.served_names(instance.model_name, instance.params))}
-    rest = {name: value for name, value in instance.params.items() if name != "served_model_name"}
-    return [
-        *settings.vllm_command,
-        "serve",
+    return engine_words(
+        settings.vllm_command,
         str(model_folder(instance.model_name, settings.models_dir) or instance.model_name),
-        f"--host={settings.node_address}",
-        f"--port={port}",
-        *params.render(served),
-        *params.render(rest),
-    ]
+        host=settings.node_address,
+        port=port,
+        model_name=instance.model_name,
+        merged=instance.params,
+    )
 
 
 def model_folder(model_name: str, models_dir: Path) -> Path | None:
@@ -41,23 +39,37 @@ def environment(instance: Instance, key: str, settings: Settings) -> dict[str, s
     The worker's own is not inherited: it holds the fleet's VLLM_* settings, and vLLM reads some
     of those names.
     """
-    env = dict(settings.inherited_env)
-    program = Path(settings.vllm_command[0])
-    if program.is_absolute():  # its own tools first: vLLM calls ninja and its like by name
-        env["PATH"] = os.pathsep.join([str(program.parent), env.get("PATH", os.defpath)])
-    env |= _named(settings)
-    if model_folder(instance.model_name, settings.models_dir):
-        env["HF_HUB_OFFLINE"] = "1"
-    env |= {name: value for name, value in _engine_env(settings.engine_env_file).items() if value}
+    offline = {"HF_HUB_OFFLINE": "1"}
+    folder = model_folder(instance.model_name, settings.models_dir)
+    env = node_environment(settings, offline if folder else {})
     env |= instance.env  # held to VLLM_ALLOWED_ENV, so none of what follows, and no secret
-    if instance.gpus:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(instance.gpus)
+    if devices := real(instance.gpus):
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     return env | {
         "VLLM_API_KEY": key,
         ID_MARK: instance.instance_id,
         RUN_DIR_MARK: str(settings.run_dir.resolve()),
         "FLEET_GENERATION": str(instance.generation),
     }
+
+
+def node_environment(settings: Settings, of_model: dict[str, str] | None = None) -> dict[str, str]:
+    """Return what all engines of this node have in their environment.
+
+    Args:
+        settings: of this node.
+        of_model: what a model needs besides; the operator's own word, in ENGINE_ENV_FILE, wins.
+    """
+    env = dict(settings.inherited_env)
+    program = Path(settings.vllm_command[0])
+    if program.is_absolute():  # its own tools first: vLLM calls ninja and its like by name
+        env["PATH"] = os.pathsep.join([str(program.parent), env.get("PATH", os.defpath)])
+    env |= _named(settings)
+    return (
+        env
+        | (of_model or {})
+        | {name: value for name, value in _engine_env(settings.engine_env_file).items() if value}
+    )
 
 
 def _engine_env(path: Path) -> Mapping[str, str | None]:

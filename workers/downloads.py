@@ -24,7 +24,20 @@ def hub_folder(command: Sequence[str], env: Mapping[str, str]) -> Path | None:
     model = command[command.index("serve") + 1]
     if model.startswith(("/", ".")) or "://" in model:
         return None
-    return _cache(command, env) / f"models--{model.replace('/', '--')}"
+    return hub_cache(command, env) / f"models--{model.replace('/', '--')}"
+
+
+def hub_cache(command: Sequence[str], env: Mapping[str, str]) -> Path:
+    """Return where huggingface_hub keeps what it fetches for an engine."""
+    for word in command:
+        if word.startswith(_DIRECTORY_FLAG):
+            return Path(word.removeprefix(_DIRECTORY_FLAG))
+    if cache := env.get("HF_HUB_CACHE"):
+        return Path(cache)
+    if home := env.get("HF_HOME"):
+        return Path(home) / "hub"
+    caches = env.get("XDG_CACHE_HOME") or f"{env.get('HOME', '')}/.cache"
+    return Path(caches) / "huggingface/hub"
 
 
 def downloaded(folder: Path) -> int:
@@ -35,15 +48,3 @@ def downloaded(folder: Path) -> int:
             with suppress(OSError):  # renamed since: it is complete now
                 total += path.stat().st_size
     return total
-
-
-def _cache(command: Sequence[str], env: Mapping[str, str]) -> Path:
-    for word in command:
-        if word.startswith(_DIRECTORY_FLAG):
-            return Path(word.removeprefix(_DIRECTORY_FLAG))
-    if cache := env.get("HF_HUB_CACHE"):
-        return Path(cache)
-    if home := env.get("HF_HOME"):
-        return Path(home) / "hub"
-    caches = env.get("XDG_CACHE_HOME") or f"{env.get('HOME', '')}/.cache"
-    return Path(caches) / "huggingface/hub"

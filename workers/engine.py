@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from shared.domain.instance import Instance, Status
+from shared.domain.node import Load as RequestLoad
 from shared.domain.reconcile import Observation, Patience, Remains
 from shared.store import Store
 from workers.checkup import Checkup
@@ -51,6 +52,11 @@ class Engine:
     def loading(self) -> Loading:
         """How far its start is."""
         return self._load.loading
+
+    @property
+    def request_load(self) -> RequestLoad:
+        """What it last said of its requests."""
+        return self._checkup.load
 
     def resume(self, record: Instance, last_lines: list[str]) -> None:
         """Go on from what another worker had recorded of the load."""

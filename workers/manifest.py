@@ -2,7 +2,8 @@
 
 `manifest.json` in the run directory is the record as the worker last saw it; launch.json and
 state.json know better where the engine of the last run is. `node.json` in RUN_DIR holds the node's
-epoch, so that a store that has gone back in time does not make its worker look like an old one.
+epoch, so that a store that has gone back in time does not make its worker look like an old one, and
+its cordon.
 """
 
 from __future__ import annotations
@@ -47,13 +48,19 @@ def last_epoch(run_dir: Path) -> int:
     return epoch if isinstance(epoch, int) else 0
 
 
-def keep_epoch(run_dir: Path, epoch: int) -> None:
-    """Keep the node's epoch.
+def last_cordon(run_dir: Path) -> str:
+    """Return what an operator last asked of this node: cordoned, draining, or ""."""
+    cordon = (json_file.read(run_dir / "node.json") or {}).get("cordon", "")
+    return cordon if isinstance(cordon, str) else ""
+
+
+def keep_node(run_dir: Path, epoch: int, cordon: str) -> None:
+    """Keep the node's epoch, and what an operator asked of it.
 
     Raises:
         OSError: as on a full disk.
     """
-    json_file.write(run_dir / "node.json", {"epoch": epoch})
+    json_file.write(run_dir / "node.json", {"epoch": epoch, "cordon": cordon})
 
 
 def _as_launched(record: Instance, run: RunDirectory) -> Instance:

@@ -31,6 +31,7 @@ _AT_REST_TIMEOUT_S = 5.0
 _VALUE = r"(?:\{[^}]*\})? ([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)$"
 _UNFINISHED = re.compile(rf"^vllm:num_requests_(?:running|waiting){_VALUE}", re.MULTILINE)
 _RUNNING = re.compile(rf"^vllm:num_requests_running{_VALUE}", re.MULTILINE)
+_WAITING = re.compile(rf"^vllm:num_requests_waiting{_VALUE}", re.MULTILINE)
 _STEPS = re.compile(rf"^vllm:iteration_tokens_total_count{_VALUE}", re.MULTILINE)
 
 
@@ -95,6 +96,7 @@ def vitals(base_url: str, timeout_s: float) -> Vitals | None:
     return Vitals(
         running=sum(map(float, _RUNNING.findall(text))),
         steps=sum(map(float, steps)) if steps else None,
+        waiting=sum(map(float, _WAITING.findall(text))),
     )
 
 

@@ -91,7 +91,7 @@ class Recovery:
             found = self._store.get(name)
         except RecordUnreadable:  # it may be newer than what is kept: nothing is written over it
             return None
-        if found is not None and found.node != self._node:
+        if found is not None and found.node not in ("", self._node):
             log.warning("instance %s: its record is of node %s; left alone", name, found.node)
         elif found is None or is_behind(found, kept):
             if back := self._write_back(replace(kept, node=self._node), found):

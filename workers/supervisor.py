@@ -20,22 +20,27 @@ from shared.domain.reconcile import Action, Patience, plan
 from shared.errors import StoreUnavailable
 from shared.policy import policy
 from shared.settings import Settings
-from shared.store import Beat, Store
-from workers import manifest, process_tree
+from shared.store import Beat, Placed, Store
 from workers.actions import Actions
+from workers.command import node_environment
+from workers.downloads import hub_cache
 from workers.engine import Engine
 from workers.engine_log import LINES_READ_FOR_CAUSE
+from workers.engine_version import engine_version
 from workers.expectation import Expectation
+from workers.heartbeat import Heartbeat
 from workers.old_runs import OldRuns
 from workers.orphans import Orphans
 from workers.prober import Prober
 from workers.recovery import Recovery
+from workers.reporting import Reporting
 from workers.run_directory import RunDirectory
 from workers.run_facts import STOPPED
 
 BUSY_PASS_S = 0.1  # while something starts or stops
 LOADING_PASS_S = 1.0  # while engines load; what they answer wakes by itself, each half a second
 QUIET_PASS_S = 2.0  # while engines run: for their logs; their ends wake by themselves
+WHOLE_S = 30.0  # between looks that read all: somebody may have changed a record by hand
 _BORN_S = 3.0  # an engine that loads for longer will for some time
 _SWEEP_S = 60.0  # between removals of old run directories and logs
 _SCAN_S = 10.0  # between scans of the process table for engines that nobody knows
@@ -54,9 +59,23 @@ class Supervisor:
     """Looks after all instances of one node. Only one thread may call it."""
 
     def __init__(
-        self, settings: Settings, store: Store, gpus: tuple[Gpu, ...], ring: Callable[[], None]
+        self,
+        settings: Settings,
+        store: Store,
+        gpus: tuple[Gpu, ...],
+        ring: Callable[[], None],
+        *,
+        freed: Callable[[], None] = lambda: None,
     ) -> None:
-        """Wire it; `ring` has `look` called at once, from any thread."""
+        """Wire it.
+
+        Args:
+            settings: of this node.
+            store: of the records.
+            gpus: of this node.
+            ring: has `look` called at once, from any thread.
+            freed: called once there may be room for who waits in line; must not raise.
+        """
         self._settings = settings
         self._store = store
         self._node = Node(
@@ -64,10 +83,13 @@ class Supervisor:
             address=settings.node_address,
             max_instances=settings.vllm_max_instances,
             gpus=gpus,
+            labels=settings.node_labels,
+            engine_version=engine_version(settings.vllm_command),
         )
         patience = Patience(
             start_stall=settings.start_stall_timeout_s,
             drain=settings.drain_timeout_s,
+            drain_node=settings.node_drain_timeout_s,
             stop=settings.stop_timeout_s,
             hang=settings.hang_grace_s,
         )
@@ -78,6 +100,7 @@ class Supervisor:
             patience=patience,
             expectation=Expectation(store, gpus),
             policy=policy(settings),
+            freed=freed,
             restarts=RestartRule(
                 backoff=settings.restart_backoff_s,
                 backoff_max=settings.restart_backoff_max_s,
@@ -86,7 +109,6 @@ class Supervisor:
                 max_per_hour=settings.restart_max_per_hour,
             ),
         )
-        self._beat_at = 0.0
         self._beating = False  # nothing is placed on the node before its records are back
         self._swept_at = 0.0
         self._scanned_at = 0.0
@@ -100,6 +122,17 @@ class Supervisor:
         self._next_retry_in = math.inf  # seconds
         self._moved = False  # something was done in this look that was not done in the last one
         self._prober = Prober(ring)
+        reporting = Reporting(
+            gpus,
+            engines_dir=self._engines_dir,
+            models_dir=settings.models_dir,
+            hub=hub_cache((), node_environment(settings)),
+            prober=self._prober,
+        )
+        self._heart = Heartbeat(self._node, store, settings.run_dir, reporting)
+        self._records: list[Instance] = []  # at the last look
+        self._placed: Placed | None = None  # as the store had them then
+        self._read_whole_at = -math.inf  # by time.monotonic()
 
     def announce(self) -> None:
         """Register the node; from now on this worker, and no earlier one, writes its records.
@@ -108,18 +141,11 @@ class Supervisor:
             Conflict: the node's name belongs to another living worker.
             StoreUnavailable: to be tried again.
         """
-        holder = f"{process_tree.boot_id()}:{self._settings.run_dir}"
-        last = max(self._actions.epoch, manifest.last_epoch(self._settings.run_dir))
-        epoch = self._store.announce(self._node, holder, last_epoch=last, beating=False)
-        self._actions.epoch = self._recovery.epoch = epoch
-        try:
-            manifest.keep_epoch(self._settings.run_dir, epoch)
-        except OSError as error:
-            log.error("epoch %d could not be kept: %s", epoch, error)  # noqa: TRY400 - said
+        self._actions.epoch = self._recovery.epoch = epoch = self._heart.announce()
         self._recovery.compare_anew()
         self._beating = False
         self._scanned_at = 0.0
-        self._reported = None
+        self._reported = self._placed = None
         known = self._store.placed_on(self._node.name)
         log.info("node %s: epoch %d, %d instances on record", self._node.name, epoch, len(known))
 
@@ -134,16 +160,19 @@ class Supervisor:
             self._heartbeat()
         self._moved = False
         self._actions.oom.look()
-        records = self._store.placed_on(self._node.name)
+        records = self._placed_records()
         if not self._actions.leaving:
             records = self._recovery.agree(records)
             for record in records:
                 if record.instance_id in self._recovery.written_back:
                     self._engine_of(record).log.pass_on_again(self._store)
+            self._records = records
             self._begin_to_beat()
+        self._actions.node_records, self._actions.spawned = records, set()
         self._actions.taken = {r.port for r in records if r.port and r.status not in RELEASED}
         self._see_whose_retry_is_due(records)
-        acted = [self._look_at_safely(record) for record in records]
+        oldest_first = sorted(records, key=lambda record: (record.created_at, record.instance_id))
+        acted = [self._look_at_safely(record) for record in oldest_first]
         self._let_go({record.instance_id for record in records})
         self._scan({record.instance_id for record in records})
         self._sweep({record.instance_id for record in records})
@@ -153,7 +182,17 @@ class Supervisor:
         if self._recovery.refused or any(acted) or not all(map(self._loads, changing)):
             return BUSY_PASS_S
         quiet = LOADING_PASS_S if changing else QUIET_PASS_S
-        return min(quiet, self._next_retry_in) if records else HEARTBEAT_S / 2
+        pause = min(quiet, self._next_retry_in) if records else HEARTBEAT_S
+        if self._actions.leaving:  # it beats no more
+            return pause
+        return min(pause, max(self._heart.due_in_s, BUSY_PASS_S))
+
+    def _placed_records(self) -> list[Instance]:
+        whole = self._recovery.refused or monotonic() - self._read_whole_at >= WHOLE_S
+        if whole:
+            self._placed, self._read_whole_at = None, monotonic()
+        self._placed = self._store.placed_since(self._node.name, self._placed)
+        return list(self._placed.records)
 
     def watched_pids(self) -> list[int]:
         """Return the pids whose end is a reason to look at once."""
@@ -243,9 +282,10 @@ class Supervisor:
         )
 
     def _heartbeat(self) -> None:
-        if self._actions.leaving or monotonic() - self._beat_at < HEARTBEAT_S / 2:
+        if self._actions.leaving or self._heart.due_in_s > 0.0:
             return
-        match self._store.heartbeat(self._node.name, self._actions.epoch):
+        loads = {name: engine.request_load for name, engine in self._engines.items()}
+        match self._heart.beat(self._records, loads):
             case Beat.SUPERSEDED:
                 raise Superseded(f"another worker has announced node {self._node.name}")
             case Beat.UNKNOWN | Beat.BEHIND as said:
@@ -253,17 +293,18 @@ class Supervisor:
                 log.warning("the store has %s node %s: announcing it", lost, self._node.name)
                 self.announce()
                 return
-        self._beat_at = monotonic()
+        self._heart.have_leave(self._records)
         # Beat's sweep, should there be no beat.
         self._store.stop_idle(node=self._node.name, hold_s=self._settings.idle_hold_s)
 
     def _begin_to_beat(self) -> None:
         if self._recovery.refused:  # the store has lost more than a record: find out at once
-            self._beat_at = 0.0
+            self._heart.hasten()
         if not self._beating:
             self._beating = True
-            self._beat_at = 0.0
+            self._heart.hasten()
             self._heartbeat()
+            self._actions.freed()
 
     def _scan(self, placed: set[str]) -> None:
         if self._actions.leaving or monotonic() - self._scanned_at < _SCAN_S:

@@ -5,13 +5,22 @@ from __future__ import annotations
 from celery import Celery
 
 from shared import queue
+from shared.placing import Placing, serve_line
 from shared.store import Store
 from workers.waker import Waker
 
 
-def add_tasks(app: Celery, *, node: str, store: Store, waker: Waker, idle_hold_s: float) -> None:
+def add_tasks(
+    app: Celery,
+    *,
+    node: str,
+    store: Store,
+    doorbells: queue.Doorbells,
+    waker: Waker,
+    placing: Placing,
+    idle_hold_s: float,
+) -> None:
     """Register the tasks of the worker of `node`; `idle_hold_s` is for `Store.stop_idle`."""
-    doorbells = queue.Doorbells(app)
 
     @app.task(name=queue.START_INSTANCE)
     def start_instance(instance_id: str) -> dict[str, str]:
@@ -33,3 +42,8 @@ def add_tasks(app: Celery, *, node: str, store: Store, waker: Waker, idle_hold_s
         for instance in due:
             doorbells.stop(instance)
         return [instance.instance_id for instance in due]
+
+    @app.task(name=queue.PLACE_WAITING, ignore_result=True)
+    def place_waiting() -> list[str]:
+        """Give places to those of the line for whom there is room; return their ids."""
+        return serve_line(store, doorbells, placing, who=node)
