@@ -13,13 +13,17 @@ from flask import Blueprint, Response, g, jsonify
 from shared.domain.key import Scope
 from shared.errors import StoreUnavailable
 from shared.store import Store
-from web.errors import error_object
+from web.http.errors import error_object
+from web.models.catalogue_file import CatalogueFile
+from web.tables.node_table import NodeTable
 
 _SWEEPS_MISSED = 3  # in a row, before beat counts as silent
 _LATE_S = 5.0  # what one sweep may be late, of a worker that is busy
 
 
-def blueprint(store: Store, sweep_interval_s: float) -> Blueprint:
+def blueprint(
+    store: Store, nodes: NodeTable, sweep_interval_s: float, catalogue: CatalogueFile
+) -> Blueprint:
     """Return the routes; beat has all of the fleet swept each `sweep_interval_s`."""
     routes = Blueprint("health", __name__)
 
@@ -29,7 +33,9 @@ def blueprint(store: Store, sweep_interval_s: float) -> Blueprint:
 
     @routes.get("/readyz")
     def readyz() -> tuple[Response, int]:
-        checks, notes = _checks(store, sweep_interval_s)
+        checks, notes = _checks(store, nodes, sweep_interval_s)
+        if catalogue.fault:  # the one before is in force, so what is asked can be done
+            notes["catalogue"] = catalogue.fault
         ready = all(check == "ok" for check in checks.values())
         shown = checks | notes if g.principal and g.principal.scope is Scope.ADMIN else {}
         if ready:
@@ -44,14 +50,18 @@ def blueprint(store: Store, sweep_interval_s: float) -> Blueprint:
     return routes
 
 
-def _checks(store: Store, sweep_interval_s: float) -> tuple[dict[str, str], dict[str, str]]:
+def _checks(
+    store: Store, table: NodeTable, sweep_interval_s: float
+) -> tuple[dict[str, str], dict[str, str]]:
     """Return what must be "ok", and what an operator should know besides."""
     try:
-        nodes, swept_ago_s = store.nodes(), store.swept_ago_s()
-        unreadable = store.unreadable()
+        table.refresh()
+        swept_ago_s, unreadable = store.swept_ago_s(), store.unreadable()
     except StoreUnavailable as error:
         return {"redis": str(error), "workers": "unknown: Redis does not answer"}, {}
+    nodes = table.nodes()
     alive = [node for node in nodes if not node.lost]
+    lost = "; ".join(f"node {node.name} is {node.silence}" for node in nodes if node.lost)
     orphans = "; ".join(
         f"pids {', '.join(map(str, orphan.pids))} on node {node.name} are of an instance "
         f"{orphan.instance_id} that no record knows"
@@ -61,6 +71,7 @@ def _checks(store: Store, sweep_interval_s: float) -> tuple[dict[str, str], dict
     workers = "ok" if alive else "no worker sends a heartbeat"
     notes = {
         "orphans": orphans,
+        "lost": lost if alive else "",
         "beat": _beat(swept_ago_s, sweep_interval_s) if alive else "",
         "records": "; ".join(map(str, unreadable)),
     }

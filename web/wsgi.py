@@ -13,14 +13,15 @@ from shared.logs import log_to_stderr
 from shared.queue import Doorbells, celery_app
 from shared.settings import Settings
 from shared.store.redis import RedisStore, connect
-from web.activity import Activity
+from web.access.key_filter import KeyFilter
+from web.access.keys import KeyTable
 from web.app import create_app
-from web.key_filter import KeyFilter
-from web.keys import KeyTable
-from web.metrics import Metrics
-from web.request_id import RequestIdFilter
-from web.routing import RoutingTable
-from web.snapshots import Snapshots
+from web.http.request_id import RequestIdFilter
+from web.metrics.answered import Metrics
+from web.metrics.snapshots import Snapshots
+from web.tables.activity import Activity
+from web.tables.node_table import NodeTable
+from web.tables.routing import RoutingTable
 
 _BOOT_FAILED = 3  # gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR: the master ends instead of retrying
 
@@ -28,10 +29,12 @@ _BOOT_FAILED = 3  # gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR: the master ends 
 def _serve() -> Flask:
     settings = Settings.load_or_exit()
     log_to_stderr(debug=settings.app_debug, filters=[KeyFilter(), RequestIdFilter()])
-    store = RedisStore(connect(settings.redis_url))
-    doorbells = Doorbells(celery_app(settings, keep_results=False))
+    client = connect(settings.redis_url)
+    store = RedisStore(client)
+    doorbells = Doorbells(celery_app(settings, keep_results=False), client)
     activity, keys = Activity(store), KeyTable(store)
-    table = RoutingTable(store, withdrawn=activity.tell_soon)
+    nodes = NodeTable(store)
+    table = RoutingTable(store, withdrawn=activity.tell_soon, why_lost=nodes.why_lost)
     metrics = Metrics(Snapshots(settings.run_dir, os.getppid()), table, activity)
     try:
         application = create_app(
@@ -39,6 +42,7 @@ def _serve() -> Flask:
             store=store,
             doorbells=doorbells,
             table=table,
+            nodes=nodes,
             keys=keys,
             activity=activity,
             metrics=metrics,
@@ -48,8 +52,10 @@ def _serve() -> Flask:
         sys.exit(_BOOT_FAILED)
     keys.start()
     table.start()
+    nodes.start()
     activity.start()
     metrics.start()
+    application.extensions["on_demand"].start()
     atexit.register(metrics.close)
     return application
 

@@ -9,6 +9,9 @@ read so far, so that the fast way never has to be complete, only right.
     threads     connections on their way through the application
     relay       what all connections of a process share
     caller      one caller's connection: reads heads, chooses the way
+    model_caller    the same, for requests to models: finds a replica, or waits for one
+    asking      what is kept of such a request until an engine has it
+    joined      a stream that began before its engine's answer (pure)
     engine      one connection to an engine: where its answer ends
     pump        long streams, passed on by compiled code where there is some (pump.c)
     compiled    makes that code, where a C compiler is, and finds it
@@ -20,5 +23,6 @@ read so far, so that the fast way never has to be complete, only right.
     chunks      where a chunked body ends (pure)
     repeated    heads that were read before (pure)
     collecting  when a thread may have a request (pure)
+    kept        what comes of a long body before that, in a file
     refusal     errors as bytes of HTTP (pure)
 """

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from web.headers import OURS, goes_to_caller
+from web.http.headers import OURS, goes_to_caller
 
 _PLAIN = re.compile(
     rb"HTTP/1\.([01]) ([1-5][0-9][0-9])( [\t -~\x80-\xff]*)?"

@@ -1,6 +1,7 @@
 """One caller's connection: reads heads, takes the plain ones the fast way, gives up the others.
 
 HEAD ──▶ RELAYING ──▶ HEAD          an exchange with an engine, then the next request
+  ├──▶ ASKING ───▶ RELAYING         one for a model, until an engine has it: see `model_caller`
   │          ├──────▶ TUNNEL        a WebSocket, until either side ends
   │          └──────▶ LINGERING     answered before its body was read: the rest is thrown away
   └──▶ COLLECTING ──▶ LEAVING       not plain: to a thread, once what a thread needs is here
@@ -22,21 +23,24 @@ from typing import TYPE_CHECKING
 from shared.domain.instance import Instance
 from shared.errors import (
     EngineTimeout,
+    EngineUnreachable,
     FleetError,
     HeadersTooLarge,
     NoCapacity,
     RequestTimeout,
     Unauthorized,
 )
-from web.errors import CALLER_GONE_STATUS, status_of
+from web.http.errors import CALLER_GONE_STATUS, status_of
+from web.http.request_id import new as new_request_id
 from web.relay.admission import Grant
 from web.relay.answer import AnswerHead, Body
 from web.relay.collecting import Collecting
 from web.relay.engine import HELD_BYTES, EngineConnection
+from web.relay.joined import Joined
+from web.relay.kept import Kept
 from web.relay.refusal import caller_gone, refusal
 from web.relay.repeated import Repeated
 from web.relay.request import PlainRequest, plain_request
-from web.request_id import new as new_request_id
 
 if TYPE_CHECKING:
     from web.relay.relay import Relay
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
 _LINGER_S = 2.0  # for a caller to read an early answer while it still sends
 _MAX_AHEAD = 64 * 1024  # bytes of the next requests that are kept while one is under way
 
-_HEAD, _RELAYING, _TUNNEL, _COLLECTING, _LEAVING, _LINGERING, _GONE = range(7)
+_HEAD, RELAYING, _TUNNEL, _COLLECTING, _LEAVING, _LINGERING, GONE, ASKING = range(8)
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +58,8 @@ class CallerConnection(asyncio.Protocol):
 
     __slots__ = (
         "_collecting", "_dialling", "_engine", "_grant", "_instance", "_is_full", "_is_local",
-        "_last", "_memo", "_peer", "_relay", "_request_id", "_started", "_state", "_status",
-        "_unread", "_unsent", "deadline", "transport", "wants_tunnel",
+        "_joined", "_kept", "_last", "_memo", "_peer", "_relay", "_request_id", "_started",
+        "_state", "_status", "_unread", "_unsent", "deadline", "hears", "transport", "wants_tunnel",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -76,10 +80,13 @@ class CallerConnection(asyncio.Protocol):
         self._unread = unread
         self._state = _LINGERING if ending else _HEAD
         self._memo: tuple[Repeated, PlainRequest] | None = None
-        self._grant: Grant | None = None  # of the last request
+        self._grant: Grant | None = None  # of the last request to an instance
+        self._joined: Joined | None = None  # a stream that began before its engine's answer
+        self.hears = False  # whether the id in the beginning of the answer is to be remembered
         self._engine: EngineConnection | None = None
         self._dialling: asyncio.Task[None] | None = None
         self._collecting: Collecting | None = None
+        self._kept: Kept | None = None  # of a body that is collected, in a file
         self.wants_tunnel = False  # the request under way asks to become a WebSocket
         self._unsent = 0  # bytes of the request's body that are still to come
         self._is_full = False  # the caller reads too slowly what it is answered
@@ -91,8 +98,8 @@ class CallerConnection(asyncio.Protocol):
 
     @property
     def is_relaying(self) -> bool:
-        """Whether it has a request under way with an engine."""
-        return self._state in (_RELAYING, _TUNNEL)
+        """Whether it has a request under way, with an engine or for a model."""
+        return self._state in (RELAYING, _TUNNEL, ASKING)
 
     @property
     def only_reads(self) -> bool:
@@ -112,7 +119,7 @@ class CallerConnection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=HELD_BYTES)
         self._peer = self.transport.get_extra_info("peername")
         if self._peer is None:  # has left already, and whose requests these are nobody can tell
-            self._state = _GONE
+            self._state = GONE
             self.transport.abort()
             return
         self._is_local = self._relay.admission.is_local(self._peer)
@@ -127,7 +134,7 @@ class CallerConnection(asyncio.Protocol):
         state = self._state
         if state == _HEAD:
             self._read_head(self._unread + data if self._unread else data)
-        elif state == _RELAYING:
+        elif state == RELAYING:
             self._body_received(data)
         elif state == _TUNNEL:
             self.deadline = self._relay.clock.idle_until
@@ -135,6 +142,8 @@ class CallerConnection(asyncio.Protocol):
                 self._engine.send(data)
         elif state == _COLLECTING:
             self._collect(data)
+        elif state == ASKING:
+            self._more_asked(data)
 
     def eof_received(self) -> None:
         """Stop the engine's work, then let the transport close.
@@ -142,23 +151,29 @@ class CallerConnection(asyncio.Protocol):
         Who closes its sending half has left: nginx and vLLM take it so, and in a silent prefill
         nothing else tells. Should it still read, it is told.
         """
-        if self._state == _RELAYING and not self._status:
+        if self._state == RELAYING and not self._status:
             self._status = CALLER_GONE_STATUS
             self._finished()
-            self._state = _GONE
+            self._state = GONE
             self._leave_engine()
             self.transport.write(caller_gone(self._request_id))
         elif self._state == _COLLECTING:
             self._leave()  # a request that is cut off: the view says so
+        elif self._state == ASKING:
+            self._caller_left()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Stop the engine's work for a caller that has left."""
         self._relay.callers.discard(self)
         self._relay.tunnels.discard(self)
         self._leave_engine()
-        if self.is_relaying:
+        if self._kept is not None:
+            self._kept.close()
+        if self._state == ASKING:
+            self._lost_while_asking()
+        elif self._state in (RELAYING, _TUNNEL):
             self._finished()
-        self._state = _GONE
+        self._state = GONE
 
     def pause_writing(self) -> None:
         """Read no more of the answer than the caller takes."""
@@ -198,6 +213,9 @@ class CallerConnection(asyncio.Protocol):
                 return
             request, length = found, found.length or 0
             self._memo = Repeated(head), request
+        if not request.instance_id:
+            self._read_for_model(request, data, end, length)
+            return
         relay = self._relay
         admitted = relay.admission.admit(
             request, self._grant, relay.clock.now, is_local=self._is_local
@@ -206,7 +224,8 @@ class CallerConnection(asyncio.Protocol):
             self._give_up(data, end)
             return
         instance, self._grant = admitted
-        self._start(request, instance, self._grant, length, data[end + 4 :])
+        self._begin(request)
+        self._send(instance, self._grant.head, length, data[end + 4 :])
 
     def _await_head(self, data: bytes) -> None:
         if not self._unread and data:  # from the first byte on; not again at each further one
@@ -220,29 +239,38 @@ class CallerConnection(asyncio.Protocol):
 
     # the fast way
 
-    def _start(
-        self, request: PlainRequest, instance: Instance, grant: Grant, length: int, body: bytes
-    ) -> None:
+    def _begin(self, request: PlainRequest) -> None:
         relay = self._relay
-        self._state = _RELAYING
+        self._state = RELAYING
         self._unread = b""
+        self.wants_tunnel = request.websocket
+        self.hears = request.makes_response
+        self._last = not request.keep_alive
+        self._status = 0
+        self._request_id = request.request_id or new_request_id()
+        self._started = relay.time()
+
+    def _send(self, instance: Instance, head: bytes, length: int, body: bytes) -> None:
+        """Send a request, as far as it is here, to the instance's engine.
+
+        Args:
+            instance: whose engine.
+            head: for the engine, up to the lines that differ each time.
+            length: of the body, in bytes.
+            body: what is here of it, and perhaps of the next request.
+        """
+        relay = self._relay
         self._unsent = length - len(body)
         if self._unsent < 0:
             self._keep_ahead(body[length:])
             body = body[:length]
             self._unsent = 0
-        self.wants_tunnel = request.websocket
-        self._last = not request.keep_alive
-        self._status = 0
         self._instance = instance
-        self._request_id = request.request_id or new_request_id()
-        self._started = relay.time()
         self.deadline = relay.clock.now + (
             relay.limits.body_timeout_s if self._unsent else relay.limits.first_byte_timeout_s
         )
         relay.activity.begin(instance.instance_id)
-        head = grant.head
-        if request.length is None:
+        if self._memo is None or self._memo[1].length is None:
             message = b"%b\r\nX-Request-Id: %b\r\n\r\n" % (head, self._request_id)
         else:
             message = b"%b\r\nX-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b" % (
@@ -262,16 +290,45 @@ class CallerConnection(asyncio.Protocol):
             engine = await self._relay.dial(instance)
         except (OSError, TimeoutError) as error:
             self._dialling = None
-            if self._state == _RELAYING:
-                self.failed(self._relay.no_connection(instance, error))
+            if self._state == RELAYING:
+                self._not_taken(instance, self._relay.no_connection(instance, error))
             return
         self._dialling = None
-        if self._state != _RELAYING:  # a cancellation may come too late to be one
+        if self._state != RELAYING:  # a cancellation may come too late to be one
             engine.abort()
             return
         self._engine = engine
         engine.begin(self, message)
+        self._taken()
         self.transport.resume_reading()
+
+    def _not_taken(self, _instance: Instance, error: FleetError) -> None:
+        """Hear that an instance's engine took no connection, so that nothing was sent."""
+        self.failed(error)
+
+    def _taken(self) -> None:
+        """Hear that the request has gone to an engine."""
+
+    # of requests for models
+
+    def _read_for_model(self, request: PlainRequest, data: bytes, end: int, length: int) -> None:
+        """Go on with a request that names no instance; `data` is all that came of it."""
+        del request, length
+        self._give_up(data, end)
+
+    def _more_asked(self, data: bytes) -> None:
+        """Take more while a request for a model has no engine yet."""
+
+    def _caller_left(self) -> None:
+        """Hear that the caller has closed its sending half meanwhile."""
+
+    def _lost_while_asking(self) -> None:
+        """Hear that the caller has gone meanwhile."""
+
+    def _expired_while_asking(self) -> None:
+        """End what has lasted too long of it."""
+
+    # the body
 
     def _body_received(self, data: bytes) -> None:
         if self._unsent == 0:
@@ -296,21 +353,34 @@ class CallerConnection(asyncio.Protocol):
     # what the engine's connection calls
 
     def begin_answer(self, answer: AnswerHead, length: int, body: bytes) -> None:
-        """Send the head of the answer on, with what is there of its body."""
+        """Send the head of the answer on, with what is there of its body.
+
+        Raises:
+            BadAnswer: a stream that has begun cannot go on with it.
+        """
         relay = self._relay
         self.deadline = relay.clock.idle_until
+        if self._joined is not None:
+            self._joined.begin(answer, length, body)
         self._status = answer.status
         # With part of the request unsent nobody knows where the next one begins.
         self._last = (
             self._last or self._unsent > 0 or relay.draining or answer.body is Body.UNTIL_CLOSE
         )
-        head = answer.for_caller(length, self._request_id, relay.clock.date, last=self._last)
-        self.transport.write(head + body)
+        if self._joined is None:
+            head = answer.for_caller(length, self._request_id, relay.clock.date, last=self._last)
+            self.transport.write(head + body)
 
     def pass_on(self, data: bytes) -> None:
         """Send bytes of the answer on as they are."""
         self.deadline = self._relay.clock.idle_until
+        if self._joined is not None:
+            data = self._joined.passed(data)
         self.transport.write(data)
+
+    def hear(self, beginning: bytes) -> bool:
+        """Hear the beginning of an answer; return whether it is enough."""
+        return self._relay.makers.heard(beginning, self._instance)
 
     def switched(self, answer: AnswerHead, data: bytes) -> None:
         """Send the answer to a WebSocket handshake on; from now on bytes pass both ways."""
@@ -327,6 +397,9 @@ class CallerConnection(asyncio.Protocol):
     def answered(self, engine: EngineConnection, *, last: bool) -> None:
         """Go on with the next request, or end, now that the answer is complete."""
         self._engine = None
+        if self._joined is not None:
+            self.transport.write(self._joined.end())
+            self._joined = None
         if self._unsent:
             engine.abort()
         else:
@@ -339,14 +412,22 @@ class CallerConnection(asyncio.Protocol):
 
     def wrong_engine(self) -> None:
         """Say that the engine's own key is not taken there: it is another engine by now."""
+        self._relay.router.refused(self._instance)
         self.failed(self._relay.admission.another_answers(self._instance))
 
     def failed(self, error: FleetError) -> None:
         """Say what went wrong with the engine; cut the answer if part of it has gone out."""
+        if isinstance(error, EngineUnreachable):
+            error = self._relay.admission.unreached(self._instance) or error
         ends_by_closing = self._engine is not None and self._engine.ends_by_closing
         self._leave_engine()
         begun, self._status = self._status, self._status or int(status_of(error))
         self._finished()
+        joined, self._joined = self._joined, None
+        if joined is not None and not begun:
+            self.transport.write(joined.last(error))
+            self._linger()
+            return
         if begun or self._state == _TUNNEL:
             log.warning("instance %s: %s; answer cut", self._instance.instance_id, error)
             if begun and ends_by_closing:
@@ -390,18 +471,39 @@ class CallerConnection(asyncio.Protocol):
 
     # the other way
 
-    def _give_up(self, data: bytes, head_end: int) -> None:
-        """Give the connection to a thread, as soon as it need not wait for the caller."""
+    def _give_up(self, data: bytes, head_end: int, kept: Kept | None = None) -> None:
+        """Give the connection to a thread, as soon as it need not wait for the caller.
+
+        Args:
+            data: what was read of the request.
+            head_end: offset of the empty line after its head; -1: the head is malformed.
+            kept: takes what is still to come of it, so that it need not wait at all.
+        """
         self._unread = data
         self._collecting = Collecting(data, head_end, self._relay.limits.max_body)
+        self._kept = kept
         self._state = _COLLECTING
         self.deadline = self._relay.clock.now + self._relay.limits.body_timeout_s
         self._collect(b"")
 
     def _collect(self, data: bytes) -> None:
+        if self._kept is not None:
+            self._keep(self._kept, data)
+            return
         self._unread += data
         self.deadline = self._relay.clock.now + self._relay.limits.body_timeout_s
         if self._collecting is not None and self._collecting.is_enough(self._unread):
+            self._leave()
+
+    def _keep(self, kept: Kept, data: bytes) -> None:
+        try:
+            kept.write(data)
+        except OSError as error:
+            self._refuse(NoCapacity(f"web process: no room to keep a request's body: {error}"))
+            return
+        self.deadline = self._relay.clock.now + self._relay.limits.body_timeout_s
+        if kept.is_enough and self._collecting is not None:
+            self._collecting.is_whole = kept.missing <= 0
             self._leave()
 
     def _leave(self) -> None:
@@ -423,9 +525,10 @@ class CallerConnection(asyncio.Protocol):
         except OSError as error:  # no descriptor is left
             self._refuse(NoCapacity(f"web process: {error}"))
             return
-        self._state = _GONE
+        self._state = GONE
         self._relay.callers.discard(self)
-        self._relay.give_to_thread(connection, self._unread, self._peer, collecting.is_whole)
+        kept, self._kept = self._kept, None
+        self._relay.give_to_thread(connection, self._unread, self._peer, collecting.is_whole, kept)
 
     # time
 
@@ -440,9 +543,11 @@ class CallerConnection(asyncio.Protocol):
         elif self._state in (_HEAD, _COLLECTING):
             part = "head" if self._state == _HEAD else "body"
             self._refuse(RequestTimeout(f"request: its {part} did not come in time"))
-        elif self._state == _RELAYING and self._unsent and not self._engine_is_slow():
+        elif self._state == ASKING:
+            self._expired_while_asking()
+        elif self._state == RELAYING and self._unsent and not self._engine_is_slow():
             self.failed(RequestTimeout(f"body: nothing came for {limits.body_timeout_s:g} s"))
-        elif self._state in (_RELAYING, _TUNNEL):
+        elif self._state in (RELAYING, _TUNNEL):
             self.failed(
                 EngineTimeout(f"instance {self._instance.instance_id}: its engine fell silent")
             )
@@ -473,7 +578,7 @@ class CallerConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close once the caller has taken what is unsent, if it takes it at all."""
-        self._state = _GONE
+        self._state = GONE
         self.deadline = self._relay.clock.idle_until
         self.transport.close()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from shared.address import authority
 from shared.errors import EngineUnreachable
+from web.proxy.makers import HEARD_BYTES
 from web.relay.answer import (
     BODILESS,
     SWITCHING_PROTOCOLS,
@@ -27,7 +28,7 @@ HELD_BYTES = 256 * 1024
 """Kept for a slow reader before the other side is asked to pause."""
 
 _MAX_HEAD = 256 * 1024  # bytes before an answer's body, with all interim answers
-_IN_HEAD, _CHUNKED, _COUNTED, _UNTIL_CLOSE, _TUNNEL, _SPENT = range(6)
+_IN_HEAD, _CHUNKED, _COUNTED, _UNTIL_CLOSE, _TUNNEL, _SPENT, _HEARD = range(7)
 _STATE = {Body.CHUNKED: _CHUNKED, Body.COUNTED: _COUNTED, Body.UNTIL_CLOSE: _UNTIL_CLOSE}
 _STREAM_FROM = 3  # pieces; what ends sooner is not worth the pump's system calls
 _MAX_INFORMATIONAL = 199
@@ -38,8 +39,8 @@ class EngineConnection(asyncio.Protocol):
     """Carries one exchange at a time; `caller` is whose it is, None while it waits in the pool."""
 
     __slots__ = (
-        "_chunks", "_clock", "_head", "_interim", "_left", "_memo", "_paused", "_pool", "_pump",
-        "_slot", "_state", "_whole_pieces", "address", "answer", "caller", "idle_since",
+        "_chunks", "_clock", "_head", "_heard", "_interim", "_left", "_memo", "_paused", "_pool",
+        "_pump", "_slot", "_state", "_whole_pieces", "address", "answer", "caller", "idle_since",
         "transport",
     )  # fmt: skip
 
@@ -58,6 +59,7 @@ class EngineConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self._memo: tuple[Repeated, AnswerHead] | None = None
         self._head = b""
+        self._heard = b""  # of the beginning of an answer that the caller hears
         self._interim = 0  # bytes of answers before the answer
         self._state = _IN_HEAD
         self._left = 0
@@ -161,6 +163,8 @@ class EngineConnection(asyncio.Protocol):
                 self._receive_head(caller, data)
             elif self._state == _COUNTED and len(data) >= self._left:
                 self._end(caller, data, self._left)
+            elif self._state == _HEARD:
+                self._tell(caller, data)
             else:
                 self._left -= len(data)
                 caller.pass_on(data)
@@ -255,6 +259,8 @@ class EngineConnection(asyncio.Protocol):
             caller.switched(answer, body)
             return
         if answer.body is Body.COUNTED and len(body) >= length:  # all of it, as is usual
+            if caller.hears:
+                caller.hear(body[:length])
             caller.begin_answer(answer, length, body[:length])
             self._ended(caller, extra=len(body) > length)
             return
@@ -263,8 +269,22 @@ class EngineConnection(asyncio.Protocol):
             self._chunks = Chunks()
             self._whole_pieces = 0
         caller.begin_answer(answer, length, b"")
+        if caller.hears:
+            self._state, self._heard = _HEARD, b""
         if body:
             self.data_received(body)
+
+    def _tell(self, caller: CallerConnection, data: bytes) -> None:
+        """Tell the caller's side the beginning of an answer, piece by piece, and pass it on."""
+        answer = self.answer
+        if answer is None:
+            return
+        heard = self._heard + data
+        goes_on = not caller.hear(heard) and len(heard) < HEARD_BYTES
+        self._state = state = _STATE[answer.body]
+        self.data_received(data)
+        if goes_on and self.caller is caller and self._state == state:
+            self._state, self._heard = _HEARD, heard
 
     def _read(self, head: bytes) -> tuple[AnswerHead, int]:
         if self._memo is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gunicorn.util import http_date
 
 from shared.errors import FleetError, InstanceNotReady
-from web.errors import CALLER_GONE, CALLER_GONE_STATUS, code_of, error_body, status_of
+from web.http.errors import CALLER_GONE, CALLER_GONE_STATUS, code_of, error_body, status_of
 
 
 def refusal(error: FleetError, request_id: bytes) -> bytes:

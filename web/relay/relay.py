@@ -13,16 +13,21 @@ from shared.address import authority
 from shared.domain.instance import Instance
 from shared.errors import EngineUnreachable, FleetError, NoCapacity
 from shared.settings import Settings
-from web.activity import Activity
-from web.following import Followers
-from web.metrics import Metrics
+from web.control.following import Followers
+from web.metrics.answered import Metrics
+from web.models.router import Router
+from web.proxy.engine_socket import notice_lost_host
+from web.proxy.makers import Makers
 from web.relay.admission import Admission
 from web.relay.caller import CallerConnection
 from web.relay.clock import Clock
 from web.relay.engine import EngineConnection
+from web.relay.kept import Kept
+from web.relay.model_caller import ModelCaller
 from web.relay.pool import Pool
 from web.relay.pump import Pump
 from web.relay.request import PlainRequest
+from web.tables.activity import Activity
 
 TICK_S = 0.25
 """How exact deadlines are."""
@@ -30,8 +35,9 @@ TICK_S = 0.25
 _LAST_REQUESTS_S = 2.0  # of a process that stops, for requests already on their way to it
 _NOTHING_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS})
 
-GiveToThread = Callable[[socket.socket, bytes, object, bool], None]
-"""Connection, what was read of it, its peer, and whether that is a whole request."""
+GiveToThread = Callable[[socket.socket, bytes, object, bool, Kept | None], None]
+"""Connection, what was read of it, its peer, whether that is a whole request, and what was read
+after that."""
 
 LogAccess = Callable[[object, PlainRequest, int, float, bytes], None]
 """Peer, request, status, seconds, and request id."""
@@ -43,6 +49,8 @@ class Parts:
 
     settings: Settings
     admission: Admission
+    router: Router
+    makers: Makers
     activity: Activity
     metrics: Metrics
     followers: Followers
@@ -84,9 +92,7 @@ class Relay:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        admission: Admission,
-        activity: Activity,
-        metrics: Metrics,
+        parts: Parts,
         limits: Limits,
         *,
         log_access: LogAccess | None,
@@ -96,17 +102,17 @@ class Relay:
 
         Args:
             loop: of this process.
-            admission: who may pass, and where to.
-            activity: told of what begins and ends.
-            metrics: told of each answer.
+            parts: what the application shares.
             limits: what callers and engines are held to.
             log_access: told of each answer that has ended.
             pump: for long streams; without it they pass through Python.
         """
         self.loop = loop
-        self.admission = admission
-        self.activity = activity
-        self.metrics = metrics
+        self.admission = parts.admission  # who may pass, and where to
+        self.router = parts.router  # which replica a model's request goes to
+        self.makers = parts.makers  # told of stored responses
+        self.activity = parts.activity  # told of what begins and ends
+        self.metrics = parts.metrics  # told of each answer
         self.limits = limits
         self.log_access = log_access
         self.keep_alive_s = limits.keep_alive_s  # less once it drains
@@ -117,6 +123,9 @@ class Relay:
         self._pump = pump
         self.callers: set[CallerConnection] = set()
         self.tunnels: set[CallerConnection] = set()  # those of them that are WebSockets by now
+        self.held: set[ModelCaller] = set()  # those of them that wait for a model
+        self.kept = 0  # bytes of long bodies that are in files
+        self.gathering = 0  # bytes of requests for models that are still to come
         self.draining = False
         self._adopting: set[asyncio.Task[object]] = set()
 
@@ -130,6 +139,8 @@ class Relay:
             caller.expire()
         for caller in list(self.tunnels):
             caller.check_key()
+        for held in list(self.held):
+            held.tell_how_far(now)
         self.pool.sweep()
 
     @property
@@ -140,7 +151,7 @@ class Relay:
     def adopt(self, connection: socket.socket) -> None:
         """Serve a caller's new connection, which nothing else reads or writes."""
         wait_s = min(self.limits.header_timeout_s, self.keep_alive_s)
-        self._serve(connection, CallerConnection(self, wait_s))
+        self._serve(connection, ModelCaller(self, wait_s))
 
     def take_back(self, connection: socket.socket, unread: bytes, *, ending: bool) -> None:
         """Go on with a connection that a thread had.
@@ -150,9 +161,7 @@ class Relay:
             unread: what was already read of it.
             ending: it has had its last answer; throw away what still comes, then close.
         """
-        self._serve(
-            connection, CallerConnection(self, self.keep_alive_s, unread=unread, ending=ending)
-        )
+        self._serve(connection, ModelCaller(self, self.keep_alive_s, unread=unread, ending=ending))
 
     def _serve(self, connection: socket.socket, made: CallerConnection) -> None:
         connection.setblocking(False)  # noqa: FBT003 - the standard library's own
@@ -175,6 +184,7 @@ class Relay:
             ),
             self.limits.connect_timeout_s,
         )
+        notice_lost_host(engine.transport.get_extra_info("socket"), instance.host)
         return engine
 
     def no_connection(self, instance: Instance, error: Exception) -> FleetError:
@@ -183,6 +193,8 @@ class Relay:
             return told
         if isinstance(error, OSError) and error.errno in _NOTHING_LEFT:
             return NoCapacity(f"web process: no connection to the engine can be made: {error}")
+        if lost := self.admission.unreached(instance):
+            return lost
         why = str(error) or f"no answer in {self.limits.connect_timeout_s:g} s"
         at = authority(instance.host, instance.port)
         return EngineUnreachable(f"engine at {at} takes no connection: {why}")

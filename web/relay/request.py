@@ -9,13 +9,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from web.headers import FORWARDING, HOP_BY_HOP
-from web.request_id import fit
+from shared.errors import InvalidRequest
+from web.http.headers import FORWARDING, HOP_BY_HOP, SECRET
+from web.http.request_id import fit
+from web.proxy.asked import is_json, model_in_query
+from web.proxy.form import is_form
+from web.proxy.makers import RESPONSES
 
 # Segments begin with a letter, digit, dash or underscore: no `//`, no `.`, no `..`, nothing to
 # decode. `/v1` and `/v2` are what vLLM guards with its key, so that a wrong engine says 401.
 _PLAIN = re.compile(
-    rb"(GET|POST) /proxy/([a-z0-9-]{1,63})"
+    rb"(GET|POST) (?:/proxy/([a-z0-9-]{1,63}))?"
     rb"(/v[12](?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+)(\?[!\"$-~]*)? HTTP/1\.1"
     rb"((?:\r\n[A-Za-z0-9-]+:[\t -~\x80-\xff]*)+)"
 )
@@ -25,7 +29,7 @@ _MAX_REQUEST_LINE = 4094
 _MAX_HEADER_LINE = 8188
 
 _FORWARDING = frozenset(name.encode() for name in FORWARDING)
-_DROPPED = _FORWARDING | {b"cookie"}
+_DROPPED = _FORWARDING | {name.encode() for name in SECRET}
 _FROM_ELSEWHERE = _FORWARDING | {b"origin", b"sec-fetch-site"}
 # Framing, negotiation and hop-by-hop headers, which need a full parser.
 _NOT_PLAIN = frozenset(name.encode() for name in HOP_BY_HOP - {"connection", "upgrade"}) | {
@@ -38,6 +42,10 @@ _ONCE = frozenset(
         b"x-api-key", b"x-request-id",
     }
 )  # fmt: skip
+# Ours to answer, or to be asked of whoever made a response: the other way.
+_NOT_OF_A_MODEL = re.compile(rb"/v1/(?:models|responses/.*)(?:/.*)?")
+_SESSION = b"x-session-id"
+_RESPONSES = RESPONSES.encode()
 _KEY_IN_PROTOCOL = b"openai-insecure-api-key."
 _WEBSOCKET = frozenset({b"upgrade, keep-alive", b"keep-alive, upgrade", b"upgrade"})
 
@@ -47,7 +55,7 @@ class PlainRequest:
     """What a plain head says. `headers` are those for the engine, each line led by CRLF."""
 
     method: bytes
-    instance_id: str
+    instance_id: str  # "": one for a model, which the body says, or `model`
     path: str
     target: bytes  # path and query as the engine gets them
     headers: bytes
@@ -58,6 +66,10 @@ class PlainRequest:
     token: bytes | None  # the API key, if one was sent
     request_id: bytes | None  # the caller's own, if it can be used
     from_elsewhere: bool  # it has a header that a page or a proxy in front would have put there
+    model: str = ""  # that the query says
+    in_form: bool = False  # its body is a form, which says the model
+    session: bytes = b""  # X-Session-ID of one for a model
+    makes_response: bool = False  # its answer begins with the id of a response
 
 
 def plain_request(head: bytes, max_headers: int = 100) -> PlainRequest | None:
@@ -111,16 +123,17 @@ def _request(
             return None
     elif connection not in (b"", b"keep-alive", b"close"):
         return None
-    if not seen.get(b"host"):
-        return None
     given = [key for key in (_bearer(seen.get(b"authorization")), seen.get(b"x-api-key")) if key]
-    if len(given) > 1:
+    if len(given) > 1 or not seen.get(b"host"):
         return None
     if content_type := seen.get(b"content-type"):
         kept.append(b"Content-Type: " + content_type)
+    model = "" if instance_id else _model_of(found, seen, websocket=websocket)
+    if model is None:
+        return None
     return PlainRequest(
         method=method,
-        instance_id=instance_id.decode(),
+        instance_id=instance_id.decode() if instance_id else "",
         path=path.decode(),
         target=path + query if query else path,
         headers=b"".join(b"\r\n" + line for line in kept),
@@ -131,7 +144,42 @@ def _request(
         token=given[0] if given else None,
         request_id=fit(seen.get(b"x-request-id")),
         from_elsewhere=from_elsewhere,
+        model=model,
+        in_form=not instance_id and is_form(_content_type(seen)),
+        session=b"" if instance_id else _session(kept),
+        makes_response=path == _RESPONSES and method == b"POST",
     )
+
+
+def _model_of(found: re.Match[bytes], seen: dict[bytes, bytes], *, websocket: bool) -> str | None:
+    """Return the model that a request says before its body, "" if that does; None: not plain."""
+    method, _, path, query, _ = found.groups()
+    try:
+        in_query = model_in_query(query[1:].decode()) if query else None
+    except InvalidRequest:
+        return None
+    if websocket:
+        return in_query
+    is_body = (
+        method == b"POST"
+        and not _NOT_OF_A_MODEL.fullmatch(path)
+        and (is_json(kind := _content_type(seen)) or is_form(kind))
+    )
+    return "" if is_body and in_query is None and b"content-length" in seen else None
+
+
+def _content_type(seen: dict[bytes, bytes]) -> str:
+    return seen.get(b"content-type", b"").decode("latin-1")
+
+
+def _session(kept: list[bytes]) -> bytes:
+    """Return the one X-Session-ID, if there is one."""
+    found = [
+        line.partition(b":")[2].strip(b" \t")
+        for line in kept
+        if line.partition(b":")[0].lower() == _SESSION
+    ]
+    return b",".join(found)  # as gunicorn joins them
 
 
 def _without_keys(line: bytes) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import struct
 from collections import deque
@@ -12,12 +13,18 @@ from typing import TYPE_CHECKING
 
 from gunicorn.workers.gthread import TConn
 
+from web.access.engine_paths import INFERENCE
+from web.relay.kept import Kept, KeptFirst
+
 if TYPE_CHECKING:
     from web.relay.relay import Relay
 
 Handle = Callable[[TConn], object]
 
-_PROXIED = b"/proxy/"
+# In a request line; nearly all of these go to an engine.
+_PROXIED = re.compile(
+    rb"/(?:proxy|v[12])/|(?:%b)(?=[ ?])" % "|".join(map(re.escape, sorted(INFERENCE))).encode()
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,23 +48,31 @@ class Threads:
         self._proxied = _Share(max(1, size - max(1, size // 8)))
         self.busy = 0  # connections that are here
 
-    def take(self, connection: socket.socket, unread: bytes, peer: object, is_whole: bool) -> None:
+    def take(
+        self,
+        connection: socket.socket,
+        unread: bytes,
+        peer: object,
+        is_whole: bool,
+        kept: Kept | None = None,
+    ) -> None:
         """Serve the next request of a connection in a thread.
 
         Args:
             connection: nothing else reads or writes it.
             unread: what was already read of it.
             peer: its address.
-            is_whole: the request is all in `unread`, so that the thread waits for nobody.
+            is_whole: the request is all here, so that the thread waits for nobody.
+            kept: what was read after `unread`; is closed in the end.
         """
         self.busy += 1
-        is_proxied = _PROXIED in unread.partition(b"\r\n")[0]
+        is_proxied = _PROXIED.search(unread.partition(b"\r\n")[0]) is not None
         shares = [
             share
             for share, concerned in ((self._uploads, not is_whole), (self._proxied, is_proxied))
             if concerned
         ]
-        job = _Job(connection, unread, peer, shares)
+        job = _Job(connection, unread, peer, shares, kept)
         full = next((share for share in shares if not share.has_room), None)
         if full is None:
             self._submit(job)
@@ -76,9 +91,14 @@ class Threads:
             _limit_waits(job.connection, self._relay.limits.body_timeout_s)
             served = TConn(self._config, job.connection, job.peer, job.connection.getsockname())
             served.init()
+            if job.kept is not None:
+                job.kept.rewind()
+                served.parser.unreader = KeptFirst(job.connection, job.kept)
             served.parser.unreader.unread(job.unread)
             keep = bool(self._handle(served))
-            unread = served.parser.unreader.take_buffered() if keep else b""
+            if keep:
+                unread = served.parser.unreader.take_buffered()
+                unread += job.kept.read() if job.kept is not None else b""
         except Exception:  # would be lost in a future that nobody asks
             log.exception("connection of %s: closed", job.peer)
         finally:
@@ -86,6 +106,8 @@ class Threads:
 
     def _served(self, job: _Job, unread: bytes, keep: bool) -> None:
         self.busy -= 1
+        if job.kept is not None:
+            job.kept.close()
         for share in job.shares:
             share.held -= 1
         for share in (self._uploads, self._proxied):
@@ -111,15 +133,21 @@ class _Share:
 class _Job:
     """One connection on its way through a thread."""
 
-    __slots__ = ("connection", "peer", "shares", "unread")
+    __slots__ = ("connection", "kept", "peer", "shares", "unread")
 
     def __init__(
-        self, connection: socket.socket, unread: bytes, peer: object, shares: list[_Share]
+        self,
+        connection: socket.socket,
+        unread: bytes,
+        peer: object,
+        shares: list[_Share],
+        kept: Kept | None,
     ) -> None:
         self.connection = connection
         self.unread = unread
         self.peer = peer
         self.shares = shares
+        self.kept = kept
 
 
 def _limit_waits(connection: socket.socket, seconds: float) -> None:

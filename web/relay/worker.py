@@ -18,13 +18,13 @@ from functools import partial
 
 import uvloop
 
-from web.booting import hear_signals
-from web.gunicorn_worker import JsonErrorWorker
 from web.relay.loads import Load
 from web.relay.pump import Pump, new_pump
 from web.relay.relay import TICK_S, Limits, Parts, Relay
 from web.relay.request import PlainRequest
 from web.relay.threads import Threads
+from web.serving.booting import hear_signals
+from web.serving.gunicorn_worker import JsonErrorWorker
 
 _OWN_DESCRIPTORS = 128  # Redis, logs, modules, the loop's; besides those of connections
 _LEAVES_S = 0.002  # a new connection to a process that has fewer
@@ -81,9 +81,7 @@ class RelayWorker(JsonErrorWorker):
         parts = self._parts
         self._relay = Relay(
             self._loop,
-            parts.admission,
-            parts.activity,
-            parts.metrics,
+            parts,
             Limits.of(parts.settings, keep_alive_s=self.cfg.keepalive),
             log_access=self._log_access if self.cfg.accesslog else None,
             pump=self._new_pump(),
@@ -212,10 +210,10 @@ class RelayWorker(JsonErrorWorker):
     ) -> None:
         address = peer[0] if isinstance(peer, tuple) else peer
         self.log.access_log.info(
-            '%s "%s /proxy/%s%s" %d %.3fs %s',
+            '%s "%s %s%s" %d %.3fs %s',
             address,
             request.method.decode(),
-            request.instance_id,
+            f"/proxy/{request.instance_id}" if request.instance_id else "",
             request.path,
             status,
             seconds,

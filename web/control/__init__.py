@@ -1,0 +1,1 @@
+"""The control API: instances and nodes, created, listed, looked at, followed and stopped."""

@@ -1,0 +1,1 @@
+"""What is counted, and `GET /metrics`, where all web processes answer as one."""

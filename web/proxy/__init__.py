@@ -1,0 +1,1 @@
+"""The proxy in threads: any request to an engine, by instance or by model, streamed both ways."""

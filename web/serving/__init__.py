@@ -1,0 +1,1 @@
+"""gunicorn, as this service needs it: boot, reload, and errors in the one shape."""

@@ -1,0 +1,1 @@
+"""What this process knows of the fleet: tables that follow the store, for requests to read."""
