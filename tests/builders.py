@@ -8,7 +8,9 @@ from typing import Any
 from shared.domain.instance import Instance
 from shared.domain.key import Key, Scope, new_secret
 from shared.domain.node import Gpu, Node
+from shared.queue import Doorbells, celery_app
 from shared.settings import Settings
+from shared.store.redis import connect
 
 
 def an_instance(**changes: Any) -> Instance:
@@ -33,6 +35,12 @@ def a_gpu(index: int) -> Gpu:
 def settings(**env: str) -> Settings:
     """Return the settings that an environment of only these variables gives."""
     return Settings.from_env(env)
+
+
+def silent_doorbells() -> Doorbells:
+    """Return doorbells that nobody hears: there is no Redis."""
+    app = celery_app(settings(), keep_results=False)
+    return Doorbells(app, connect("unix:///nowhere/redis.sock"))
 
 
 def a_key(**changes: Any) -> tuple[Key, bytes]:

@@ -36,6 +36,11 @@ def ports(count: int = 1) -> int:
     return found
 
 
+def own_number() -> int:
+    """Return a number from 0 to 44 that no other process has that tests on this machine."""
+    return (_own_range() - _FIRST) // _EACH
+
+
 @cache
 def _own_range() -> int:
     """Return the first port of a range that is ours until this process ends."""

@@ -8,6 +8,7 @@ from enum import StrEnum
 from tests.bench.results import Results
 
 OURS = "ours"
+BY_MODEL = "ours_v1"
 BASE = "nginx"
 
 _SMALL = 0.1
@@ -79,6 +80,19 @@ def _gone(case: str, scenario: str) -> Goal:
     return _value(work, scenario, "gone_p50", 2, factor=1e-3, unit="ms")
 
 
+def _by_model(work: str, scenario: str, figure: str, goal: float, **more: object) -> Goal:
+    return Goal(
+        work=f"{work}, at `/v1` against `/proxy`",
+        scenario=scenario,
+        figure=figure,
+        goal=goal,
+        hoped=1.0,
+        target=BY_MODEL,
+        base=OURS,
+        **more,  # type: ignore[arg-type]
+    )
+
+
 _RATE, _CHUNK_CPU = "answers_per_s", "cpu_us_per_chunk"
 
 GOALS: tuple[Goal, ...] = (
@@ -104,6 +118,9 @@ GOALS: tuple[Goal, ...] = (
     _gone("tokens flowing", "gone_flowing"),
     _gone("silent in prefill", "gone_prefill"),
     _gone("not streamed", "gone_json"),
+    _by_model("small JSON, 16 connections: requests/s", "json16", _RATE, 0.75, least=True),
+    _by_model("16 SSE streams: CPU per chunk", "sse16", _CHUNK_CPU, 1.2),
+    _by_model("512 SSE streams: CPU per chunk", "sse512", _CHUNK_CPU, 1.1),
     Goal(work="2 web processes against 1: CPU per request", scenario="scale_json",
          figure="cpu_us_per_answer", goal=1.05, hoped=1.0,
          target="two_processes", base="one_process"),

@@ -30,8 +30,9 @@ _CHECKED = {
 _CAVEATS = """\
 - One machine, loopback, a synthetic engine: what a proxy costs, not how fast a model answers.
 - Work is not equal. Ours finds the instance in the path, checks an API key, sets headers, counts
-  and reports activity, and never reads the body; vllm-router and LiteLLM read the model's name out
-  of the body and offer retries and balancing; nginx does nothing but pass on.
+  and reports activity, and never reads the body (`ours_v1` does: the model stands there, and a
+  replica of it is chosen); vllm-router and LiteLLM read the model's name out of the body, too, and
+  offer retries and balancing; nginx does nothing but pass on.
 - What is measured has one core to itself; the engine, the client and Redis share another one.
   `direct`, with no proxy, is the limit of those two: close to it, a proxy would look slower than it
   is.
@@ -94,8 +95,8 @@ def _introduction(of: Circumstances) -> str:
 Written by `make bench` on {of.date}; to be written again by it, not edited, except between the
 marks below. Ours is the whole web tier, everything on: an API key checked on every request, the
 routing table live from Redis, activity reported, metrics counted, request ids set. Medians of
-{of.rounds} rounds; in each round every target in turn. Ratios are to nginx, round by round, and the
-median of those."""
+{of.rounds} rounds; in each round every target in turn. Ratios are to nginx where nothing else is
+said, round by round, and the median of those."""
 
 
 def _goals(results: Results) -> str:

@@ -107,7 +107,7 @@ def _interleave(
 
 
 def _takes_part(target: Target, scenario: Scenario) -> bool:
-    if scenario.name in target.unable:
+    if scenario.name in target.unable or scenario.name not in (target.only or {scenario.name}):
         return False
     return (target.name in SCALE_TARGETS) == (scenario.targets is not None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -56,6 +56,7 @@ class Target:
     check: Check = Check.BYTES
     unable: Mapping[str, str] = field(default_factory=dict)  # scenario: why not
     any_cpu: bool = False  # not pinned to the proxy's
+    only: frozenset[str] | None = None  # the scenarios it takes part in; None: all
 
 
 def _direct(site: Site) -> Plan:
@@ -151,6 +152,10 @@ def _ours(*options: str, processes: int = 1, **env: str) -> Callable[[Site], Pla
     return plan
 
 
+def _ours_by_model(site: Site) -> Plan:
+    return replace(_ours()(site), prefix="")  # /v1/...: the body says which model
+
+
 _NO_COMPLETION = "passes on nothing but completions in OpenAI's shape"
 _LITELLM_UNABLE = {"down8m": _NO_COMPLETION, "down128m": _NO_COMPLETION}
 
@@ -158,6 +163,12 @@ TARGETS: tuple[Target, ...] = (
     Target(name="direct", says="the synthetic engine, no proxy", plan=_direct),
     Target(name="nginx", says="nginx, as usually configured for streaming", plan=_nginx),
     Target(name="ours", says="vLLM Fleet's web tier, everything on", plan=_ours()),
+    Target(
+        name="ours_v1",
+        says="the same, asked for a model at `/v1` instead of an instance at `/proxy`",
+        plan=_ours_by_model,
+        only=frozenset({"json16", "json64", "json1", "sse16", "sse512"}),
+    ),
     Target(
         name="view",
         says="its Flask view under gunicorn's threaded worker",

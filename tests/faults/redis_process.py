@@ -24,8 +24,14 @@ _START_S = 20.0
 class RedisProcess:
     """One redis-server with its data in a folder, on a Unix socket and on TCP ports."""
 
-    def __init__(self, folder: Path, *, addresses: tuple[str, ...] = ("127.0.0.1",)) -> None:
-        """Choose where it listens; `start` it then."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        addresses: tuple[str, ...] = ("127.0.0.1",),
+        enter: tuple[str, ...] = (),
+    ) -> None:
+        """Choose where it listens, and what its command is run by; `start` it then."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port = free_ports(1, first=26_400 + os.getpid() % 2000)
@@ -34,6 +40,7 @@ class RedisProcess:
         self.url = f"unix://{self.socket}"
         self.is_frozen = False
         self._addresses = addresses
+        self._enter = enter
         self._server: subprocess.Popen[bytes] | None = None
 
     @property
@@ -52,7 +59,9 @@ class RedisProcess:
         listening = ["--bind", *self._addresses, "--port", str(self.port), "--protected-mode", "no"]
         with (self.folder / "redis.log").open("ab") as log:
             self._server = subprocess.Popen(
-                [*server_command(self.folder, self.socket), *listening], stdout=log, stderr=log
+                [*self._enter, *server_command(self.folder, self.socket), *listening],
+                stdout=log,
+                stderr=log,
             )
 
     def kill(self) -> None:

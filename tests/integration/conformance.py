@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import runpy
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 import h11
 
 from shared.domain.instance import Instance, Status
+from shared.domain.node import HEARTBEAT_S
+from shared.errors import StoreUnavailable
 from shared.settings import ROOT
 from shared.store import Change
 from shared.store.redis import RedisStore, connect
@@ -32,7 +34,7 @@ from tests.integration.raw_engine import RawEngine
 DEADLINE_S = 10.0  # in which any answer must have come
 MAX_BODY = 16 * 2**20
 ENGINE_KEY = "the-engines-own-key"
-VIEW = "web.gunicorn_worker.JsonErrorWorker"
+VIEW = "web.serving.gunicorn_worker.JsonErrorWorker"
 
 SHORT = {
     "PROXY_FIRST_BYTE_TIMEOUT": "2",
@@ -187,22 +189,42 @@ class Way:
         parts = urlsplit(fleet.base)
         self.address = ("127.0.0.1", parts.port or 0)
 
-    def record(self, port: int, **fields: object) -> str:
+    def record(self, port: int, spec: Mapping[str, object] | None = None, **fields: object) -> str:
         """Record a running instance whose engine is at `port`; return its id."""
         instance_id = f"tiny-{next(_numbers):08d}"
-        assert self.store.create(an_instance(instance_id=instance_id, timeout=0), 10_000)
-        told = {"host": "127.0.0.1", "port": port, "engine_key": ENGINE_KEY, **fields}
+        made = an_instance(instance_id=instance_id, timeout=0, **(spec or {}))
+        assert self.store.create(made, 10_000)
+        told: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "port": port,
+            "engine_key": ENGINE_KEY,
+            **fields,
+        }
         for status in (Status.STARTING, Status.RUNNING):
             self.become(instance_id, status, **told)
         return instance_id
 
-    def become(self, instance_id: str, status: Status, **fields: object) -> None:
+    def beat(self, over: Event) -> None:
+        """Have the worker say that its node lives, until it is over."""
+        while not over.wait(HEARTBEAT_S):
+            with suppress(StoreUnavailable):  # some tests freeze Redis
+                self.store.heartbeat("one", self._epoch)
+
+    def end(self, instance_id: str) -> None:
+        """Have the instance stopped, and verified gone."""
+        self.store.stop(instance_id, reason="the test is over", by="user")
+        for status in (Status.STOPPING, Status.STOPPED):
+            self.become(instance_id, status, generation=2)
+
+    def become(
+        self, instance_id: str, status: Status, *, generation: int = 1, **fields: object
+    ) -> None:
         """Have the worker write a status."""
         change = Change(
             instance_id=instance_id,
             node="one",
             epoch=self._epoch,
-            generation=1,
+            generation=generation,
             status=status,
             fields=fields,
         )
@@ -220,13 +242,17 @@ class Case:
     def __init__(self, way: Way) -> None:
         self.way = way
         self.engine = RawEngine()
-        self.instance_id = way.record(self.engine.port)
-        self.path = f"/proxy/{self.instance_id}/v1/completions"
+        self.renew()
         self.callers: list[Caller] = []
         while self.ask().status == 503:  # the web tier has yet to hear that it runs
             Event().wait(0.01)
         self.leave()
         self.engine.forget()
+
+    def renew(self) -> None:
+        """Have the engine be that of another instance, of which nobody has asked anything yet."""
+        self.instance_id = self.way.record(self.engine.port)
+        self.path = f"/proxy/{self.instance_id}/v1/completions"
 
     def caller(self) -> Caller:
         """Return a new connection to the web tier."""
@@ -281,7 +307,14 @@ def running_way(name: str, folder: Path, **env: str) -> Iterator[Way]:
     """Run Redis and one web process of that way; end them."""
     with local_fleet(folder) as fleet:
         fleet.start_web(worker_class=ways()[name], **{**SHORT, **env})
-        yield Way(name, fleet)
+        way, over = Way(name, fleet), Event()
+        beating = Thread(target=way.beat, args=(over,))
+        beating.start()
+        try:
+            yield way
+        finally:
+            over.set()
+            beating.join()
 
 
 def normal(headers: list[tuple[str, str]]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from tests.integration.harness import LocalFleet, local_fleet
 
 settings.register_profile("long", max_examples=5000, deadline=None)
 
-_LONGEST_FIRST = ("test_supervision", "test_web_processes", "test_keys", "test_idle")
+_LONGEST_FIRST = ("test_netns", "test_supervision", "test_web_processes", "test_keys", "test_idle")
 """One of them begun last would keep one process busy and the others waiting."""
 
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import requests
 
 from shared.settings import ROOT
+from shared.store.redis import RedisStore, connect
 from tests.demo.waiting import until
 from tests.ports import ports
 from tests.redis_server import running_redis
@@ -58,6 +59,7 @@ class LocalFleet:
         settings = {
             "REDIS_URL": self.redis_url,
             "VLLM_COMMAND": STANDIN,
+            "MODEL_CATALOGUE": os.devnull,  # what we ship is for real engines
             "DRAIN_TIMEOUT": "5",
             "STOP_TIMEOUT": "3",
             "IDLE_SWEEP_INTERVAL": "0.5",
@@ -104,9 +106,12 @@ class LocalFleet:
             "VLLM_BASE_PORT": str(self.base_port(node)),
             **env,
         }
+        before = self._epoch_of(node)
         worker = self.start(node, [sys.executable, "-m", "workers"], settings)
         ready = f"worker@{node} ready"
         assert until(lambda: ready in worker.log.read_text(), START_S), worker.log.read_text()
+        # Celery is; the supervisor, in a thread of its own, may have yet to say that the node is.
+        assert until(lambda: self._epoch_of(node) > before, START_S), worker.log.read_text()
         return worker
 
     def start_beat(self) -> Process:
@@ -185,6 +190,12 @@ class LocalFleet:
         for pid in processes_of(self.folder):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def _epoch_of(self, node: str) -> int:
+        """Return how often the node was announced; 0 if it is silent."""
+        with closing(connect(self.redis_url)) as client:
+            found = RedisStore(client).node(node)
+        return 0 if found is None or found.lost else found.epoch
 
     def _answers(self, path: str, base: str | None = None) -> bool:
         try:

@@ -143,7 +143,7 @@ def test_a_body_that_stops_is_408(case: Case, framing: str) -> None:
     caller.send(case.head("POST", "", framing) + b"3\r\nabc")
     answer = caller.answer("POST")
     assert (answer.status, answer.error["code"]) == (408, "request_timeout")
-    assert 0.8 < monotonic() - began < 4
+    assert 0.7 < monotonic() - began < 4  # the relay looks four times a second
     assert caller.is_closed()
     assert until(lambda: not case.engine.received or case.last().gone_at, 2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import socket
@@ -17,6 +18,7 @@ import pytest
 from tests.demo.waiting import until
 from tests.integration.conformance import SHORT, Caller, Case, Way
 from tests.integration.raw_engine import answering, silent
+from tests.integration.test_one_address import CHAT, Model, head
 from tests.integration.web_processes import (
     Asking,
     Held,
@@ -78,9 +80,28 @@ def a_body_that_was_asked_for(case: Case) -> bytes:
     return case.head("POST", "", "Content-Length: 1000", "Expect: 100-continue")
 
 
+def a_long_body_for_a_model(_case: Case) -> bytes:
+    """Return more of it than is waited for before a thread has it."""
+    whole = head("POST", CHAT, "Content-Type: application/json", body=b" " * 2**21)
+    return whole[: 100 * 1024]
+
+
+def an_upload_for_a_model(_case: Case) -> bytes:
+    kind = "Content-Type: multipart/form-data; boundary=x"
+    return head("POST", CHAT, kind, body=b"--x\r\n" + b" " * 2**21)[: 100 * 1024]
+
+
 @pytest.mark.parametrize(
     "begin",
-    [a_head, a_relayed_body, a_body_for_the_application, a_chunked_body, a_body_that_was_asked_for],
+    [
+        a_head,
+        a_relayed_body,
+        a_body_for_the_application,
+        a_chunked_body,
+        a_body_that_was_asked_for,
+        a_long_body_for_a_model,
+        an_upload_for_a_model,
+    ],
 )
 def test_slow_callers_keep_nobody_waiting(
     case: Case, other: Case, begin: Callable[[Case], bytes]
@@ -95,6 +116,30 @@ def test_slow_callers_keep_nobody_waiting(
     assert asking.slowest < 2  # generous: the machine has other work, too
 
 
+@pytest.mark.parametrize("begin", [a_long_body_for_a_model, an_upload_for_a_model])
+def test_slow_uploads_keep_no_upload_waiting(
+    way: Way, case: Case, begin: Callable[[Case], bytes]
+) -> None:
+    (pid,) = serving(way)
+    with closing(Model(way, 1)) as model:
+        descriptors = descriptors_of(pid)
+        slow = many(case, begin(case))  # more than there are threads
+        body = b"--x\r\n%b\r\n\r\n%b\r\n%b\r\n--x--\r\n" % (
+            b'Content-Disposition: form-data; name="model"',
+            model.name.encode(),
+            b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"a" * 2**21,
+        )
+        kind = "Content-Type: multipart/form-data; boundary=x"
+        for _ in range(3):
+            assert model.ask("POST", CHAT, kind, body=body).status == 200
+            assert model.post(CHAT, {"a": "x" * 2**21, "model": model.name}).status == 200
+        for caller in slow:
+            caller.close()
+        for caller in model.callers:
+            caller.close()
+        assert until(lambda: descriptors_of(pid) <= descriptors, 20)
+
+
 def test_callers_that_do_not_read_keep_nobody_waiting(case: Case, other: Case) -> None:
     body = b"x" * 2**23
     case.engine.script = answering(
@@ -107,6 +152,16 @@ def test_callers_that_do_not_read_keep_nobody_waiting(case: Case, other: Case) -
                 caller = case.caller()
                 caller.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 caller.send(request)
+        assert asking.goes_on(100), asking.wrong
+
+
+def test_engines_that_are_slow_keep_only_their_callers_waiting(way: Way, other: Case) -> None:
+    with closing(Model(way, 1)) as model, Asking(other) as asking:
+        model.engines[0].script = silent
+        body = json.dumps({"model": model.name}).encode()
+        for path in ("/pooling", "/score", "/tokenize?a=b"):  # by threads, of which there are 64
+            for _ in range(40):
+                model.caller().send(head("POST", path, "Content-Type: application/json", body=body))
         assert asking.goes_on(100), asking.wrong
 
 

@@ -110,3 +110,18 @@ def test_a_second_worker_of_a_node_refuses_to_start(own_fleet: LocalFleet) -> No
     )
     assert second.popen.wait(10) == 3
     assert "a worker already runs" in second.log.read_text()
+
+
+def test_a_second_machine_of_the_same_name_refuses_to_start(own_fleet: LocalFleet) -> None:
+    own_fleet.start_web()
+    own_fleet.start_worker("one")
+    kept = own_fleet.create()
+    second = own_fleet.start(
+        "second",
+        [*own_fleet.processes[-1].popen.args],  # type: ignore[misc]
+        {"NODE_NAME": "one", "RUN_DIR": str(own_fleet.run_dir("elsewhere"))},
+    )
+    assert second.popen.wait(30) == 3
+    assert "give each its own NODE_NAME" in second.log.read_text()
+    assert own_fleet.record(kept["instance_id"])["pid"] == kept["pid"]
+    assert own_fleet.create()["node"] == "one"

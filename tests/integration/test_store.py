@@ -22,9 +22,11 @@ from shared.domain.instance import Desired, Exit, Instance, Status, may_become
 from shared.domain.key import Scope
 from shared.domain.node import Claim, Node, Orphan
 from shared.errors import Conflict, RecordUnreadable, StoreUnavailable
-from shared.store import KEEP_ENDED_S, Beat, Change, Store
+from shared.store import KEEP_ENDED_S, Beat, Change, Query, Store
 from shared.store.history import KEEP_STARTS_S, History
+from shared.store.listing import Listing
 from shared.store.memory import MemoryStore
+from shared.store.nodes import Nodes
 from shared.store.redis import RedisStore, connect
 from tests.builders import a_gpu, a_key, a_node, an_instance
 from tests.demo.waiting import until
@@ -163,7 +165,7 @@ class RedisBench(Bench):
 
     def silence(self, node: str, seconds: float) -> None:
         """Move the last heartbeat back."""
-        self.client.hset(f"fleet:node:{node}", "heartbeat_at", self.store.now() - seconds)
+        self.client.zadd("fleet:beats", {node: self.store.now() - seconds})
 
     def lose(self, instance_id: str) -> None:
         """Take it out of every place."""
@@ -249,7 +251,7 @@ def test_created_at_is_by_the_stores_clock(bench: Bench) -> None:
 
 def test_a_new_instance_claims_its_place(bench: Bench) -> None:
     bench.created("i1", gpus=("GPU-0",))
-    assert bench.node().claims == (Claim(instance_id="i1", gpus=("GPU-0",)),)
+    assert bench.node().claims == (Claim(instance_id="i1", shares={"GPU-0": 1000}),)
 
 
 def test_a_full_node_takes_no_more(bench: Bench) -> None:
@@ -310,6 +312,49 @@ def test_instances_are_listed_oldest_first(bench: Bench) -> None:
         bench.created(name)
         bench.silence("one", 0.01)
     assert [record.instance_id for record in bench.store.instances()] == ["b", "a", "c"]
+
+
+def test_a_node_reads_again_what_has_changed(bench: Bench) -> None:
+    store = bench.store
+    seen = store.placed_since("one", None)
+    assert seen.records == ()
+    bench.created("i1")
+    bench.created("i2")
+
+    def again() -> list[Instance]:
+        nonlocal seen
+        seen = store.placed_since("one", seen)
+        assert list(seen.records) == store.placed_on("one")
+        return list(seen.records)
+
+    assert [record.instance_id for record in again()] == ["i1", "i2"]
+    bench.moved("i1", *PATHS[Status.RUNNING])
+    assert [record.status for record in again()] == [Status.RUNNING, Status.PENDING]
+    used_at = again()[0].last_active
+    bench.let(1.0)
+    store.touch(["i1"])
+    assert again()[0].last_active != used_at
+    store.stop("i2", reason="enough", by="user")
+    assert again()[1].desired is Desired.STOPPED
+    bench.moved("i2", Status.STOPPING, Status.STOPPED)
+    assert [record.instance_id for record in again()] == ["i1"]
+
+
+def test_an_emptied_store_has_nothing_on_a_node(redis_bench: RedisBench) -> None:
+    redis_bench.created("i1")
+    seen = redis_bench.store.placed_since("one", None)
+    redis_bench.client.flushall()
+    assert redis_bench.store.placed_since("one", seen).records == ()
+
+
+def test_a_node_reads_little_where_nothing_has_changed(redis_bench: RedisBench) -> None:
+    redis_bench.created("i1")
+    redis_bench.moved("i1", *PATHS[Status.RUNNING])
+    store, client = redis_bench.store, redis_bench.client
+    seen = store.placed_since("one", None)
+    before = client.info("commandstats")["cmdstat_hgetall"]["calls"]
+    assert store.placed_since("one", seen) == seen
+    assert client.info("commandstats")["cmdstat_hgetall"]["calls"] == before
 
 
 def test_a_node_lists_what_is_placed_on_it(bench: Bench) -> None:
@@ -485,7 +530,7 @@ def test_an_end_releases_the_claim(bench: Bench, status: Status) -> None:
 def test_anything_but_an_end_keeps_the_claim(bench: Bench, status: Status) -> None:
     bench.created(gpus=("GPU-0",))
     bench.moved("i1", *PATHS[status])
-    assert bench.node().claims == (Claim(instance_id="i1", gpus=("GPU-0",)),)
+    assert bench.node().claims == (Claim(instance_id="i1", shares={"GPU-0": 1000}),)
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.STOPPED])
@@ -1094,7 +1139,7 @@ def test_a_lost_record_comes_back_whole_with_its_claim(bench: Bench) -> None:
     assert bench.store.restore(kept, epoch=bench.epoch, over=None, reason="it was lost")
     back = bench.got("i1")
     assert back == replace(kept, last_active=back.last_active, revision=kept.revision + 1)
-    assert bench.node().claims == (Claim(instance_id="i1", gpus=("GPU-0",)),)
+    assert bench.node().claims == (Claim(instance_id="i1", shares={"GPU-0": 1000}),)
     assert bench.store.placed_on("one") == bench.store.instances() == [back]
     (event,) = bench.store.events("i1")
     told = (event.by, event.who, event.status, event.reason)
@@ -1180,26 +1225,48 @@ def test_a_node_tells_of_engines_that_nobody_knows(bench: Bench) -> None:
 # notification
 
 
-def listening(store: Store) -> Generator[str | None]:
+def listening(store: Store) -> Generator[frozenset[str]]:
     """Return the changes from now on."""
     changes = store.changes(0.2)
-    assert next(changes) is None
+    assert next(changes) == frozenset()
     return changes
 
 
 def test_every_kind_of_change_is_heard(bench: Bench) -> None:
     with closing(listening(bench.store)) as changes:
+        for change in (
+            lambda: bench.created("i1"),
+            lambda: bench.moved("i1", Status.STARTING),
+            lambda: bench.moved("i1", Status.RUNNING),
+            lambda: bench.moved("i1", Status.RUNNING, reason="as before"),
+            lambda: bench.store.stop("i1", reason="r", by="user"),
+        ):
+            change()
+            assert next(changes) == {"i1"}
+
+
+def test_how_far_a_start_is_wakes_nobody_and_is_found(bench: Bench) -> None:
+    bench.moved(bench.created("i1"), Status.STARTING)
+    cursor = bench.store.instances_since("").cursor
+    with closing(listening(bench.store)) as changes:
+        record = bench.moved("i1", Status.STARTING, progress=0.5)
+        assert next(changes) == frozenset()
+    assert bench.store.instances_since(cursor).found == {"i1": record}
+
+
+def test_what_changes_faster_than_it_is_taken_is_heard_together(bench: Bench) -> None:
+    with closing(listening(bench.store)) as changes:
         bench.created("i1")
+        bench.created("i2")
         bench.moved("i1", Status.STARTING)
-        bench.moved("i1", Status.STARTING, progress=0.5)
-        bench.store.stop("i1", reason="r", by="user")
         heard = [next(changes) for _ in range(4)]
-    assert heard == ["i1"] * 4
+    assert frozenset().union(*heard) == {"i1", "i2"}
+    assert heard[-1] == frozenset()
 
 
 def test_silence_is_heard_too(store: Store) -> None:
     with closing(listening(store)) as changes:
-        assert next(changes) is None
+        assert next(changes) == frozenset()
 
 
 def test_two_listeners_hear_the_same(bench: Bench) -> None:
@@ -1208,7 +1275,7 @@ def test_two_listeners_hear_the_same(bench: Bench) -> None:
         closing(listening(bench.store)) as second,
     ):
         bench.created("i1")
-        assert (next(first), next(second)) == ("i1", "i1")
+        assert next(first) == next(second) == {"i1"}
 
 
 # API keys
@@ -1319,20 +1386,23 @@ def test_of_eight_threads_that_rotate_a_key_one_does(bench: Bench) -> None:
 def test_every_change_of_a_key_is_heard_and_none_of_an_instance(bench: Bench) -> None:
     old, new = a_key()[0], a_key()[0]
     with closing(bench.store.key_changes(0.2)) as changes:
-        assert next(changes) is None
+        assert next(changes) == frozenset()
         bench.created("i1")
         bench.store.add_key(old)
+        assert next(changes) == {old.key_id}
         bench.store.rotate_key(old.key_id, new, 60.0)
+        heard = {*next(changes), *next(changes)}  # together, unless the first was taken at once
+        assert heard == {old.key_id, new.key_id}
         bench.store.revoke_key(new.key_id)
+        assert next(changes) == {new.key_id}
         bench.store.revoke_key(new.key_id)  # changes nothing
-        heard = [next(changes) for _ in range(5)]
-    assert heard == [old.key_id, new.key_id, old.key_id, new.key_id, None]
+        assert next(changes) == frozenset()
 
 
 def test_a_change_of_a_key_is_none_of_an_instance(bench: Bench) -> None:
     with closing(listening(bench.store)) as changes:
         bench.store.add_key(a_key()[0])
-        assert next(changes) is None
+        assert next(changes) == frozenset()
 
 
 def test_what_is_kept_of_a_key_does_not_hold_it(redis_bench: RedisBench) -> None:
@@ -1361,11 +1431,17 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "retire": lambda store: store.retire("one", 1),
     "nodes": lambda store: store.nodes(),
     "node": lambda store: store.node("one"),
+    "nodes_since": lambda store: store.nodes_since(""),
+    "node_changes": lambda store: next(iter(store.node_changes(1.0))),
+    "cordon": lambda store: store.cordon("one"),
+    "uncordon": lambda store: store.uncordon("one"),
+    "forget_node": lambda store: store.forget_node("one"),
     "create": lambda store: store.create(an_instance(), 100),
     "get": lambda store: store.get("i1"),
     "unreadable": lambda store: store.unreadable(),
     "instances": lambda store: store.instances(with_ended=True),
     "placed_on": lambda store: store.placed_on("one"),
+    "placed_since": lambda store: store.placed_since("one", None),
     "stop": lambda store: store.stop("i1", reason="enough", by="user"),
     "apply": lambda store: store.apply(
         Change(instance_id="i1", node="one", epoch=1, generation=1, status=Status.STARTING)
@@ -1374,6 +1450,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "report_orphans": lambda store: store.report_orphans("one", 1, []),
     "touch": lambda store: store.touch(["i1"]),
     "stop_idle": lambda store: store.stop_idle(),
+    "retime": lambda store: store.retime("i1", 60, who="catalogue"),
     "swept_ago_s": lambda store: store.swept_ago_s(),
     "events": lambda store: store.events("i1"),
     "append_log": lambda store: store.append_log("i1", 0, ["a"]),
@@ -1384,6 +1461,11 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "created_once": lambda store: store.created_once("k"),
     "record_start": lambda store: store.record_start("a", 1.0, {}),
     "past_starts": lambda store: store.past_starts("a"),
+    "several": lambda store: store.several(["i1"]),
+    "instances_since": lambda store: store.instances_since(""),
+    "page": lambda store: store.page(Query()),
+    "lease": lambda store: store.lease("scaling", "a", 1.0),
+    "end_lease": lambda store: store.end_lease("scaling", "a"),
     "changes": lambda store: next(iter(store.changes(1.0))),
     "api_keys": lambda store: store.api_keys(),
     "add_key": lambda store: store.add_key(a_key()[0]),
@@ -1405,7 +1487,9 @@ def refused_after(url: str, call: Callable[[Store], object]) -> float:
 
 def test_every_method_is_called_here() -> None:
     assert set(CALLS) == {
-        name for name in {**vars(History), **vars(Store)} if not name.startswith("_")
+        name
+        for name in {**vars(History), **vars(Listing), **vars(Nodes), **vars(Store)}
+        if not name.startswith("_")
     }
 
 
@@ -1458,7 +1542,7 @@ def test_a_record_that_cannot_be_read_is_told_from_none_and_keeps_its_claim(benc
         bench.store.stop("i1", reason="enough", by="user")
     assert bench.store.events("i1") == events
     assert [found.instance_id for found in bench.store.unreadable()] == ["i1"]
-    assert bench.node().claims == (Claim(instance_id="i1", gpus=("GPU-0",)),)
+    assert bench.node().claims == (Claim(instance_id="i1", shares={"GPU-0": 1000}),)
     assert not bench.store.restore(before, epoch=bench.epoch, over=None, reason="lost")
     bench.lose("i1")
     assert (bench.store.get("i1"), bench.store.unreadable()) == (None, [])

@@ -7,7 +7,8 @@ imports the standard library only, so that it starts in the time of a bare inter
     flags           its command line     wire     one client's socket: HTTP/1.1 as bytes
     api_server      the main process     replies  answers, before they are sent
     child           EngineCore, Worker   routes   which path is answered by whom
-    spawn           starting a child     generation, probes   the routes of vLLM, and of tests only
+    spawn           starting a child     generation, further, probes   the routes of vLLM, and of
+                                         tests only
     log, faults     what it prints       journal, metrics     what happened so far
 """
 

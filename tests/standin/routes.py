@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from . import VERSION, metrics, probes
 from .flags import Flags
+from .further import Further
 from .generation import Generation
 from .journal import Journal
 from .replies import Reply, bytes_reply, json_reply
@@ -75,6 +76,14 @@ class Routes:
         yield _Route("/v1/chat/completions", generation.chat, _POST, is_vllms=True)
         yield _Route("/v1/completions", generation.completions, _POST, is_vllms=True)
         yield _Route("/v1/embeddings", generation.embeddings, _POST, is_vllms=True)
+        further = Further(flags)
+        yield _Route("/v1/responses", further.responses, _POST, is_vllms=True)
+        yield _Route("/v1/responses/", further.stored_response, _GET | _POST, is_vllms=True)
+        transcriptions = "/v1/audio/transcriptions"
+        yield _Route(transcriptions, further.transcriptions, _POST, is_vllms=True)
+        yield _Route("/v1/rerank", further.rerank, _POST, is_vllms=True)
+        yield _Route("/v1/score", further.score, _POST, is_vllms=True)
+        yield _Route("/v1/messages", further.messages, _POST, is_vllms=True)
 
     def _health(self, exchange: Exchange) -> Reply:
         if self._health_takes_s:

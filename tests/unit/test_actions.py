@@ -107,6 +107,49 @@ def test_a_shim_that_could_not_write_down_how_it_ended_was_not_killed(
     assert (record.status, record.cause) == (Status.BACKOFF, "disk_full")
 
 
+# starts on one GPU
+
+
+def beside(**changes: Any) -> Instance:
+    """Return another instance of the node, on the GPU of ours."""
+    return an_instance(instance_id="other", gpus=("GPU-0", "GPU-1"), **changes)
+
+
+def test_a_start_waits_for_another_on_its_gpu(bench: Bench) -> None:
+    bench.actions.node_records = [beside(status=Status.STARTING)]
+    record = bench.apply(Action.SPAWN, GONE, gpus=("GPU-0",))
+    assert (record.status, record.reason) == (
+        Status.PENDING,
+        "waits for other: engines of one GPU start one after another",
+    )
+
+
+def test_a_start_waits_for_one_that_was_spawned_in_the_same_look(bench: Bench) -> None:
+    bench.actions.node_records = [beside()]
+    bench.actions.spawned.add("other")
+    assert bench.apply(Action.SPAWN, GONE, gpus=("GPU-0",)).status is Status.PENDING
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [beside()],
+        [beside(status=Status.RUNNING)],
+        [replace(beside(status=Status.STARTING), gpus=("GPU-1",))],
+        [an_instance(status=Status.STARTING, gpus=("GPU-0",))],
+    ],
+    ids=["waits itself", "runs", "on another GPU", "itself"],
+)
+def test_a_start_waits_for_nobody_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, others: list[Instance]
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    bench.actions.node_records = others
+    record = bench.apply(Action.SPAWN, GONE, gpus=("GPU-0",))
+    assert (record.status, record.cause) == (Status.BACKOFF, "not_spawned"), "it was tried"
+    assert record.instance_id in bench.actions.spawned
+
+
 def test_a_reboot_that_took_the_run_directory_along_is_told_by_the_record(bench: Bench) -> None:
     ran = {"status": Status.RUNNING, "pid": 7, "start_time": 7, "boot_id": "another", "run": 1}
     assert bench.apply(Action.MARK_CRASHED, GONE, **ran).cause == "node_rebooted"

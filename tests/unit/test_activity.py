@@ -7,7 +7,7 @@ import pytest
 
 from shared.errors import StoreUnavailable
 from shared.store.memory import MemoryStore
-from web.activity import Activity
+from web.tables.activity import Activity
 
 
 class TouchedStore(MemoryStore):

@@ -6,8 +6,8 @@ from werkzeug.datastructures import Headers
 from shared.domain.key import Scope
 from shared.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
 from tests.builders import an_instance
-from web.auth import LOCAL, Principal, authorize, check_local, needs_admin, presented_token
-from web.engine_paths import Access
+from web.access.auth import LOCAL, Principal, authorize, check_local, needs_admin, presented_token
+from web.access.engine_paths import Access
 
 OWN = frozenset({"localhost", "gpu-1"})
 

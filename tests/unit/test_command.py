@@ -122,6 +122,11 @@ def test_gpus_are_given_by_uuid(tmp_path: Path) -> None:
     assert found["CUDA_VISIBLE_DEVICES"] == "GPU-2,GPU-3"
 
 
+def test_simulated_gpus_are_not_given(tmp_path: Path) -> None:
+    instance = an_instance(gpus=("SIM-one-0", "SIM-one-1"))
+    assert "CUDA_VISIBLE_DEVICES" not in environment(instance, "k", node_settings(tmp_path))
+
+
 def test_engine_env_is_passed_on(tmp_path: Path) -> None:
     node = node_settings(tmp_path, HF_HOME="/a")
     node.engine_env_file.write_text("VLLM_CPU_KVCACHE_SPACE=1\nHF_HOME=/b\nEMPTY=\n")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from shared.domain.instance import Instance, Status
-from web.instances import converged_since
+from web.control.instances import converged_since
 
 ASKED = 3
 FAILED_BEFORE = Instance(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.settings import ROOT
-from web.engine_paths import ADMIN, CLOSED, INFERENCE, INFERENCE_BY_ID, Access, EnginePaths
+from web.access.engine_paths import ADMIN, CLOSED, INFERENCE, INFERENCE_BY_ID, Access, EnginePaths
 
 PATHS = EnginePaths(())
 ASK = ("GET", "HEAD", "OPTIONS", "POST")
@@ -139,7 +139,9 @@ def routes() -> set[tuple[str, str]]:
 
 def test_every_route_of_the_installed_vllm_is_classified(routes: set[tuple[str, str]]) -> None:
     unknown = {(method, path) for method, path in routes if _plain(path) not in _listed()}
-    assert not unknown, "a new route of vLLM: put it on one of the lists of web/engine_paths.py"
+    assert not unknown, (
+        "a new route of vLLM: put it on one of the lists of web/access/engine_paths.py"
+    )
 
 
 def test_the_routes_are_really_found(routes: set[tuple[str, str]]) -> None:

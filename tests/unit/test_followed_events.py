@@ -9,7 +9,7 @@ from shared.errors import NotFound
 from shared.store import Change, Event
 from shared.store.memory import MemoryStore
 from tests.builders import a_node, an_instance
-from web.events import FollowedEvents
+from web.control.events import FollowedEvents
 
 NAME = "tiny-aaaaaaaa"
 

@@ -9,7 +9,7 @@ from shared.errors import Conflict
 from shared.store import KEEP_ENDED_S
 from shared.store.memory import MemoryStore
 from tests.builders import a_node, an_instance
-from web.forgetting import forget
+from web.control.forgetting import forget
 
 LONG = 60.0  # seconds: longer than a node may be silent
 

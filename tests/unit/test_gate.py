@@ -15,16 +15,17 @@ from werkzeug.test import TestResponse
 
 from shared.domain.instance import Status
 from shared.domain.key import Scope
-from shared.queue import Doorbells, celery_app
 from shared.store import Change
 from shared.store.memory import MemoryStore
-from tests.builders import a_key, a_node, an_instance, settings
-from web.activity import Activity
+from tests.builders import a_key, a_node, an_instance, settings, silent_doorbells
+from web.access.keys import KeyTable
 from web.app import create_app
-from web.keys import KeyTable
-from web.metrics import Metrics
-from web.routing import RoutingTable
-from web.snapshots import Snapshots
+from web.metrics.answered import Metrics
+from web.metrics.snapshots import Snapshots
+from web.proxy.openai import ELSEWHERE
+from web.tables.activity import Activity
+from web.tables.node_table import NodeTable
+from web.tables.routing import RoutingTable
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW")
 ASK = ("GET", "HEAD", "POST", "OPTIONS")
@@ -35,9 +36,14 @@ CONTROL = {
     "/instances/<instance_id>": {"GET": 404, "HEAD": 404, "OPTIONS": 200, "DELETE": 404},
     "/instances/<instance_id>/events": {"GET": 404, "HEAD": 404, "OPTIONS": 200},
     "/instances/<instance_id>/logs": {"GET": 404, "HEAD": 404, "OPTIONS": 200},
+    "/nodes": {"GET": 200, "HEAD": 200, "OPTIONS": 200},
+    "/nodes/<name>": {"GET": 404, "HEAD": 404, "OPTIONS": 200, "DELETE": 404},
+    "/nodes/<name>/cordon": {"OPTIONS": 200, "POST": 404},
+    "/nodes/<name>/uncordon": {"OPTIONS": 200, "POST": 404},
+    "/nodes/<name>/drain": {"OPTIONS": 200, "POST": 404},
     "/metrics": {"GET": 200, "HEAD": 200, "OPTIONS": 200},
 }
-"""Routes for admins, and what one gets who asks for an instance that is not there; else 405."""
+"""Routes for admins, and what one gets who asks for what is not there; else 405."""
 
 OPEN = {
     "/healthz": {"GET": 200, "HEAD": 200, "OPTIONS": 200},
@@ -47,7 +53,10 @@ OPEN = {
 
 PROXY = {"/proxy/<instance_id>", "/proxy/<instance_id>/<rest:_>"}
 
-CLASSIFIED = PROXY | CONTROL.keys() | OPEN.keys()
+MODELS = {"/v1", "/v1/<rest:_>", "/v1/models", "/v1/models/<rest:_>", *ELSEWHERE}
+"""One address: who may ask is told by the model, see tests/integration/test_one_address.py."""
+
+CLASSIFIED = PROXY | MODELS | CONTROL.keys() | OPEN.keys()
 
 BAD = ("none", "unknown", "malformed", "expired", "revoked")
 INFERENCE = ("inference", "of-the-model", "of-another-model")
@@ -104,13 +113,14 @@ def web(silent_port: int, tmp_path: Path) -> Web:
     keys, table = KeyTable(store), RoutingTable(store)
     keys.refresh()
     table.refresh()
-    doorbells = Doorbells(celery_app(env, keep_results=False))
+    doorbells = silent_doorbells()
     activity = Activity(store)
     app = create_app(
         env,
         store=store,
         doorbells=doorbells,
         table=table,
+        nodes=NodeTable(store),
         keys=keys,
         activity=activity,
         metrics=Metrics(Snapshots(tmp_path, 1), table, activity),
@@ -309,8 +319,9 @@ def test_before_keys_are_read_only_healthz_answers(silent_port: int, tmp_path: P
     app = create_app(
         env,
         store=store,
-        doorbells=Doorbells(celery_app(env, keep_results=False)),
+        doorbells=silent_doorbells(),
         table=table,
+        nodes=NodeTable(store),
         keys=KeyTable(store),
         activity=activity,
         metrics=Metrics(Snapshots(tmp_path, 1), table, activity),
@@ -322,5 +333,9 @@ def test_before_keys_are_read_only_healthz_answers(silent_port: int, tmp_path: P
 
 
 def _path(rule: str) -> str:
-    """Return a path of the rule; with an instance that is not there."""
-    return rule.replace("<instance_id>", "none-a").replace("<rest:_>", "v1/models")
+    """Return a path of the rule; with an instance or a node that is not there."""
+    return (
+        rule.replace("<name>", "none")
+        .replace("<instance_id>", "none-a")
+        .replace("<rest:_>", "v1/models")
+    )

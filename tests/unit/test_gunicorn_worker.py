@@ -10,9 +10,9 @@ import pytest
 
 from shared.errors import TooManyFollowers
 from shared.store.memory import MemoryStore
-from web.following import Followers
-from web.gunicorn_worker import JsonErrorWorker
-from web.keys import KeyTable
+from web.access.keys import KeyTable
+from web.control.following import Followers
+from web.serving.gunicorn_worker import JsonErrorWorker
 
 
 def a_worker(application: object | None) -> Any:

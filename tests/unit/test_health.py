@@ -163,10 +163,10 @@ def test_a_token_has_half_of_the_grace_within_bounds(grace: float, seconds: floa
     ("pulse", "in_use", "seconds"),
     [
         (Pulse(steps=7.0), False, 60.0),
-        (Pulse(steps=7.0), True, 10.0),
-        (Pulse(steps=7.0, running=1.0), False, 10.0),
-        (Pulse(steps=7.0, unanswered=1), False, 10.0),
-        (Pulse(steps=7.0, running=1.0, flat_s=1.0), False, 10.0),
+        (Pulse(steps=7.0), True, 5.0),
+        (Pulse(steps=7.0, running=1.0), False, 5.0),
+        (Pulse(steps=7.0, unanswered=1), False, 5.0),
+        (Pulse(steps=7.0, running=1.0, flat_s=1.0), False, 5.0),
     ],
 )
 def test_an_engine_is_asked_often_only_when_it_is_used_or_looks_ill(

@@ -12,8 +12,8 @@ from shared.errors import StoreUnavailable, Unauthorized
 from shared.store.memory import MemoryStore
 from tests.builders import a_key
 from tests.demo.waiting import until
-from web import keys as keys_module
-from web.keys import KeysState, KeyTable
+from web.access import keys as keys_module
+from web.access.keys import KeysState, KeyTable
 
 START = 1_000_000.0
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
-from shared.domain.instance import Instance
+from shared.domain.instance import Desired, Instance
 from shared.errors import InstanceNotReady, NotFound, RecordUnreadable, StoreUnavailable
 from shared.store.memory import MemoryStore
 from tests.builders import a_node, an_instance
-from web.lookup import Lookup
+from web.tables.lookup import Lookup
 
 
 class AskedStore(MemoryStore):
@@ -141,3 +142,41 @@ def test_many_at_once_wait_for_one_answer_of_a_store_that_hangs(
     for thread in asking:
         thread.join()
     assert len(store.asked) == 1
+
+
+def a_known(store: AskedStore) -> Instance:
+    store.create(an_instance(instance_id="i1"), 9)
+    known = store.get("i1")
+    assert known
+    store.asked.clear()
+    return known
+
+
+def test_what_has_changed_meanwhile_is_found_and_asked_for_each_twentieth_of_a_second(
+    store: AskedStore, lookup: Lookup, clock: Clock
+) -> None:
+    known = a_known(store)
+    assert [lookup.later(known) for _ in range(9)] == [known] * 9
+    assert store.asked == ["i1"]
+    store.stop("i1", by="user", reason="")
+    clock.now = 0.06
+    assert lookup.later(known).desired is Desired.STOPPED
+    assert store.asked == ["i1", "i1"]
+
+
+def test_an_older_answer_is_not_taken_for_a_later_one(store: AskedStore, lookup: Lookup) -> None:
+    known = a_known(store)
+    lookup.get("i1")
+    newer = replace(known, revision=known.revision + 1)
+    assert lookup.later(newer) is newer
+
+
+def test_what_is_known_holds_where_nobody_can_be_asked(
+    store: AskedStore, lookup: Lookup, clock: Clock
+) -> None:
+    known = a_known(store)
+    store.away = True
+    assert lookup.later(known) is known
+    store.away, clock.now = False, 1.0
+    outcomes(lookup, *(f"n{number}" for number in range(100)))
+    assert lookup.later(known) is known  # too many have been asked for

@@ -20,11 +20,11 @@ from shared.errors import Conflict
 from shared.store import Change
 from shared.store.memory import MemoryStore
 from tests.builders import a_node, an_instance
-from web.activity import Activity
-from web.errors import add_error_handlers
-from web.metrics import KEEP_S, Metrics, add_metrics
-from web.routing import RoutingTable
-from web.snapshots import Row, Snapshot, Snapshots, summed
+from web.http.errors import add_error_handlers
+from web.metrics.answered import KEEP_S, Metrics, add_metrics
+from web.metrics.snapshots import Row, Snapshot, Snapshots, summed
+from web.tables.activity import Activity
+from web.tables.routing import RoutingTable
 
 GONE = 2**22 + 1  # no process has this pid: more than the kernel's largest pid_max
 
@@ -123,6 +123,14 @@ def test_any_process_answers_for_all(process: Callable[[], Process]) -> None:
         assert shown["fleet_routing_table_instances"] == {(): 2}
 
 
+def test_who_waits_for_a_model_is_added_up(process: Callable[[], Process]) -> None:
+    one, two = process(), process()
+    one.metrics.waiting = lambda: {"chat": 2}
+    two.metrics.waiting = lambda: {"chat": 1, "words": 4}
+    two.metrics.flush()
+    assert one.shows()["fleet_model_waiting"] == {("chat",): 3, ("words",): 4}
+
+
 def test_what_ended_processes_counted_stays_and_what_they_held_does_not(
     tmp_path: Path, process: Callable[[], Process]
 ) -> None:
@@ -160,7 +168,7 @@ def test_counts_of_another_version_end_nothing(
 ) -> None:
     snapshots = Snapshots(tmp_path, 1)
     with monkeypatch.context() as newer:
-        newer.setattr("web.snapshots._FORMAT", [2])
+        newer.setattr("web.metrics.snapshots._FORMAT", [2])
         snapshots.write(f"{GONE}-1.json", Snapshot(rows=[Row("i1", 200, "relay", [1], 0.5)]))
     assert "fleet_requests_total" not in process().shows()
     snapshots.merge([])
@@ -205,7 +213,7 @@ def test_an_instance_that_ended_is_forgotten_after_a_while(
     for each in (one, two):
         each.table.refresh()
     assert ("200", "i1", "relay") in two.shows()["fleet_requests_total"]
-    monkeypatch.setattr("web.metrics.KEEP_S", 0.0)
+    monkeypatch.setattr("web.metrics.answered.KEEP_S", 0.0)
     one.metrics.flush()
     assert two.shows()["fleet_requests_total"] == {("200", "i2", "relay"): 1}
     assert KEEP_S > 0

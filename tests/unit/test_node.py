@@ -21,5 +21,8 @@ def test_free_slots_are_what_claims_leave(most: int, claims: int, free: int) -> 
 
 def test_free_gpus_are_those_that_no_claim_holds() -> None:
     gpus = tuple(a_gpu(index) for index in range(4))
-    claims = (Claim(instance_id="i1", gpus=("GPU-1",)), Claim(instance_id="i2", gpus=("GPU-3",)))
+    claims = (
+        Claim(instance_id="i1", shares={"GPU-1": 1000}),
+        Claim(instance_id="i2", shares={"GPU-3": 1000}),
+    )
     assert [gpu.index for gpu in a_node(gpus=gpus, claims=claims).free_gpus] == [0, 2]

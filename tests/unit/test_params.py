@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.params import OWNED, checked, gpu_count, merge, render, served_names
+from shared.domain.params import (
+    OWNED,
+    checked,
+    for_gpus,
+    gpu_count,
+    gpu_share,
+    merge,
+    render,
+    served_names,
+)
 from shared.domain.spelling import normal_name
 from shared.errors import InvalidRequest
 
@@ -237,6 +246,53 @@ def test_a_parallel_size_is_a_whole_number(size: object) -> None:
     with pytest.raises(InvalidRequest) as raised:
         gpu_count({"data_parallel_size": size})
     assert raised.value.field == "params.data_parallel_size"
+
+
+@pytest.mark.parametrize(
+    ("merged", "asked", "gpus", "tensor_parallel_size"),
+    [
+        ({}, {}, 1, None),
+        ({}, {}, 4, 4),
+        ({"tensor_parallel_size": 2}, {}, 4, 4),
+        ({"pipeline_parallel_size": 2}, {}, 8, 4),
+        ({"tensor_parallel_size": 4}, {"tensor_parallel_size": 4}, 4, 4),
+    ],
+)
+def test_a_number_of_gpus_sets_the_parallel_size(
+    merged: dict[str, object],
+    asked: dict[str, object],
+    gpus: int,
+    tensor_parallel_size: int | None,
+) -> None:
+    assert for_gpus(merged, asked, gpus).get("tensor_parallel_size") == tensor_parallel_size
+
+
+@pytest.mark.parametrize(
+    ("merged", "asked", "gpus"),
+    [
+        ({"tensor_parallel_size": 2}, {"tensor_parallel_size": 2}, 4),
+        ({"pipeline_parallel_size": 2}, {}, 3),
+        ({"pipeline_parallel_size": 2}, {"pipeline_parallel_size": 2}, 4),
+    ],
+)
+def test_a_number_of_gpus_that_the_sizes_do_not_make_is_refused(
+    merged: dict[str, object], asked: dict[str, object], gpus: int
+) -> None:
+    with pytest.raises(InvalidRequest, match=f"gpus: {gpus}, but the parallel sizes") as raised:
+        for_gpus(merged, asked, gpus)
+    assert raised.value.field == "gpus"
+
+
+@pytest.mark.parametrize(("given", "share"), [({}, 0.92), ({"gpu_memory_utilization": "0.5"}, 0.5)])
+def test_an_engine_takes_a_share_of_its_gpus(given: dict[str, object], share: float) -> None:
+    assert gpu_share(given) == share
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.01, True, "x", "nan", None, [0.5]])
+def test_a_share_is_above_none_and_at_most_all(share: object) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        gpu_share({"gpu_memory_utilization": share})
+    assert raised.value.field == "params.gpu_memory_utilization"
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def engine() -> Iterator[Engine]:
 def test_numbers_of_all_engine_cores_are_added(engine: Engine) -> None:
     engine.text = METRICS
     assert probe.unfinished_requests(engine.url) == 15.0
-    assert probe.vitals(engine.url, 5.0) == Vitals(running=3.0, steps=7.0)
+    assert probe.vitals(engine.url, 5.0) == Vitals(running=3.0, steps=7.0, waiting=12.0)
 
 
 @pytest.mark.parametrize("value", ["NaN", "1.2.3", "-", "e", "", "2.0 trailing"])

@@ -17,6 +17,7 @@ from shared.queue import (
     celery_app,
     node_queue,
 )
+from shared.store.redis import connect
 from tests.builders import an_instance, settings
 
 # docs: docs/ARCHITECTURE.md, "Celery and Redis, as measured".
@@ -112,7 +113,7 @@ def doorbells() -> Iterator[Doorbells]:
         closed.bind(("127.0.0.1", 0))
         url = f"redis://127.0.0.1:{closed.getsockname()[1]}/0"
     with an_app(worker=False, redis_url=url) as app:
-        yield Doorbells(app)
+        yield Doorbells(app, connect(url))
 
 
 @pytest.mark.parametrize("task", ["start", "stop"])

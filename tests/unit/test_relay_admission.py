@@ -15,11 +15,11 @@ from shared.domain.key import Scope
 from shared.store import Change
 from shared.store.memory import MemoryStore
 from tests.builders import a_key, a_node, an_instance
-from web.engine_paths import EnginePaths
-from web.keys import KeyTable
+from web.access.engine_paths import EnginePaths
+from web.access.keys import KeyTable
 from web.relay.admission import Admission, Grant, engine_head
 from web.relay.request import PlainRequest, plain_request
-from web.routing import RoutingTable
+from web.tables.routing import RoutingTable
 
 ENGINE_KEY = "vfe_the-key-of-this-instance"
 CHAT = b"POST /proxy/i1/v1/chat/completions HTTP/1.1"
@@ -281,6 +281,54 @@ def test_a_grant_is_for_one_place(fleet: Fleet) -> None:
     new = fleet.admit(request, grant)
     assert new is not None
     assert b"\r\nHost: 10.0.0.7:9001\r\n" in new.head
+
+
+# requests for models
+
+
+MODELS = b"POST /v1/chat/completions HTTP/1.1"
+JSON = (b"Content-Type: application/json", b"Content-Length: 2")
+
+
+def for_a_model(token: bytes, start: bytes = MODELS) -> PlainRequest:
+    """Return a plain request for a model."""
+    return asking(*JSON, start=start, token=token)
+
+
+def test_a_grant_for_models_holds_like_one_for_an_instance(fleet: Fleet) -> None:
+    key, token = a_key()
+    fleet.store.add_key(key)
+    fleet.keys.refresh()
+    request = for_a_model(token)
+    admit = fleet.admission.admit_to_models
+    grant = admit(request, None, START_S, is_local=False)
+    assert grant is not None
+    assert grant.principal.key_id == key.key_id
+    assert admit(request, grant, START_S + 0.9, is_local=False) is grant
+    assert admit(request, grant, START_S + 1.0, is_local=False) is not grant
+    assert admit(for_a_model(token), grant, START_S, is_local=False) is not grant
+    assert admit(for_a_model(b"vfm_x"), grant, START_S, is_local=True) is None
+    fleet.store.revoke_key(key.key_id)
+    fleet.keys.refresh()
+    assert admit(request, grant, START_S, is_local=False) is None
+
+
+def test_only_paths_of_inference_are_for_models(fleet: Fleet) -> None:
+    token = fleet.make_key()
+    for path in (b"/v1/load_lora_adapter", b"/v1/completions/render", b"/v1/unheard-of"):
+        request = for_a_model(token, b"POST %b HTTP/1.1" % path)
+        assert fleet.admission.admit_to_models(request, None, START_S, is_local=False) is None
+
+
+def test_each_replica_gets_a_head_of_its_own(fleet: Fleet) -> None:
+    request = for_a_model(fleet.make_key())
+    grant = fleet.admission.admit_to_models(request, None, START_S, is_local=False)
+    assert grant is not None
+    for port in (9000, 9001, 9000):
+        instance = an_instance(host="10.0.0.7", port=port, engine_key=ENGINE_KEY)
+        assert grant.head_for(instance) == engine_head(request, instance)
+        assert grant.knows(instance, "org/tiny")
+        assert not grant.knows(instance, "chat")
 
 
 # what the engine gets

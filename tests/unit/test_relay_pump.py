@@ -303,6 +303,7 @@ class Reader:
     """Stands where a caller's connection does, in front of the connection to its engine."""
 
     only_reads = True
+    hears = False
     deadline = 0.0
 
     def __init__(self, sink: socket.socket) -> None:

@@ -179,6 +179,8 @@ def test_a_callers_secrets_and_whereabouts_are_not_for_the_engine() -> None:
         b"Accept: text/event-stream",
         b"Cookie: session=1",
         b"X-API-Key: vfm_x",
+        b"Api-Key: vfm_x",
+        b"Cookie2: $Version=1",
         b"AUTHORIZATION: Basic dTpw",
         b"X-FORWARDED-FOR: 10.0.0.1",
         b"forwarded: for=10.0.0.1",
@@ -559,3 +561,64 @@ def test_more_headers_than_are_taken_are_not_plain() -> None:
     head = b"GET /proxy/i1/v1/models HTTP/1.1\r\nHost: x\r\nA: 1\r\nB: 2"
     assert plain_request(head, 3) is not None
     assert plain_request(head, 2) is None
+
+
+# requests for models
+
+
+FOR_A_MODEL = b"POST /v1/chat/completions HTTP/1.1"
+JSON = b"Content-Type: application/json; charset=utf-8"
+
+
+def test_json_of_known_length_for_a_model_is_plain() -> None:
+    request = plain(JSON, b"Content-Length: 17", b"X-Session-ID: s 1", start=FOR_A_MODEL)
+    assert (request.instance_id, request.path) == ("", "/v1/chat/completions")
+    assert (request.model, request.session, request.length) == ("", b"s 1", 17)
+    assert b"X-Session-ID: s 1" in request.headers
+
+
+def test_a_form_of_known_length_is_plain_and_noted() -> None:
+    form = b"Content-Type: multipart/form-data; boundary=x"
+    assert plain(form, b"Content-Length: 2", start=FOR_A_MODEL).in_form
+    assert not plain(JSON, b"Content-Length: 2", start=FOR_A_MODEL).in_form
+    assert not plain(form, b"Content-Length: 2").in_form
+
+
+def test_a_websocket_for_a_model_says_it_in_the_query() -> None:
+    upgrade = (b"Connection: Upgrade", b"Upgrade: websocket")
+    request = plain(*upgrade, start=b"GET /v1/realtime?a=b&model=org%2Fm HTTP/1.1")
+    assert (request.model, request.websocket) == ("org/m", True)
+    assert request.target == b"/v1/realtime?a=b&model=org%2Fm"
+    assert plain_request(head_of(*upgrade, start=b"GET /v1/realtime HTTP/1.1")) is None
+
+
+@pytest.mark.parametrize("path", [b"/proxy/i1/v1/responses", b"/v1/responses"])
+def test_what_makes_a_response_is_noted(path: bytes) -> None:
+    start = b"POST %b HTTP/1.1" % path
+    assert plain(JSON, b"Content-Length: 2", start=start).makes_response
+    other = b"POST %b/resp_1/cancel HTTP/1.1" % path
+    found = plain_request(head_of(JSON, b"Content-Length: 2", start=other))
+    assert found is None or not found.makes_response
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        head_of(JSON, start=FOR_A_MODEL),  # of no known length
+        head_of(b"Content-Length: 2", start=FOR_A_MODEL),
+        head_of(b"Content-Type: text/plain", b"Content-Length: 2", start=FOR_A_MODEL),
+        head_of(b"Content-Type: multipart/form-data", start=FOR_A_MODEL),
+        head_of(JSON, b"Content-Length: 2", start=b"POST /v1/completions?model=m HTTP/1.1"),
+        head_of(JSON, b"Content-Length: 2", start=b"POST /v1/responses/resp_1 HTTP/1.1"),
+        head_of(JSON, b"Content-Length: 2", start=b"POST /v1/models HTTP/1.1"),
+        head_of(JSON, b"Content-Length: 2", start=b"POST /v1 HTTP/1.1"),
+        head_of(JSON, b"Content-Length: 2", start=b"POST /rerank HTTP/1.1"),
+        head_of(JSON, b"Content-Length: 2", start=b"POST /proxy/v1/completions HTTP/1.1"),
+        to(b"/v1/models"),
+        to(b"/v1/models/org"),
+        to(b"/v1/responses/resp_1"),
+        to(b"/v1/completions?model=m"),
+    ],
+)
+def test_the_view_takes_all_else_that_is_for_a_model(head: bytes) -> None:
+    assert plain_request(head) is None

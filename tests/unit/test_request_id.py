@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from shared.errors import Conflict, Unauthorized
 from shared.settings import ROOT
-from web.errors import add_error_handlers
-from web.request_id import RequestIdFilter, add_request_ids, request_id
+from web.http.errors import add_error_handlers
+from web.http.request_id import RequestIdFilter, add_request_ids, request_id
 
 NEW = re.compile(rb"[0-9a-f]{32}")
 
@@ -45,7 +45,7 @@ def test_new_ids_differ() -> None:
 def test_processes_that_were_forked_make_ids_of_their_own() -> None:
     code = """
 import os
-from web.request_id import request_id
+from web.http.request_id import request_id
 request_id(None)
 for _ in range(2):
     if not os.fork():

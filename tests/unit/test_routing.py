@@ -1,19 +1,20 @@
 """One web process's routing table: where it sends requests, why it does not, how it waits."""
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from time import monotonic
 from typing import Any
 
 import pytest
 
 from shared.domain.instance import Desired, Instance, Status
+from shared.domain.wanted import Wanted
 from shared.errors import InstanceNotReady, NotFound, RecordUnreadable, StoreUnavailable
-from shared.store import Change
+from shared.store import Change, Since
 from shared.store.memory import MemoryStore
 from tests.builders import a_node, an_instance
 from tests.demo.waiting import until
-from web.routing import RoutingTable
+from web.tables.routing import RoutingTable
 
 
 class AwayStore(MemoryStore):
@@ -23,6 +24,7 @@ class AwayStore(MemoryStore):
         super().__init__()
         self.away = False
         self.read: list[str] = []  # ids, one by one
+        self.late: dict[str, Instance] = {}  # answers that are late: meanwhile it has changed
 
     def get(self, instance_id: str) -> Instance | None:
         """Return the record, or fail."""
@@ -31,13 +33,20 @@ class AwayStore(MemoryStore):
         self.read.append(instance_id)
         return super().get(instance_id)
 
-    def instances(self, *, with_ended: bool = False) -> list[Instance]:
+    def several(self, instance_ids: Collection[str]) -> dict[str, Instance | None]:
         """Return the records, or fail."""
         if self.away:
             raise StoreUnavailable("Redis does not answer")
-        return super().instances(with_ended=with_ended)
+        self.read += instance_ids
+        return {**super().several(instance_ids), **self.late}
 
-    def changes(self, timeout_s: float) -> Generator[str | None]:
+    def instances_since(self, cursor: str) -> Since:
+        """Return what has changed, or fail."""
+        if self.away:
+            raise StoreUnavailable("Redis does not answer")
+        return super().instances_since(cursor)
+
+    def changes(self, timeout_s: float) -> Generator[frozenset[str]]:
         """Yield what changes, or fail."""
         if self.away:
             raise StoreUnavailable("Redis does not answer")
@@ -46,6 +55,7 @@ class AwayStore(MemoryStore):
     def flush(self) -> None:
         """Lose all records, as FLUSHALL does: nobody is told."""
         self._instances.clear()
+        self._line.clear()
 
 
 @pytest.fixture
@@ -111,7 +121,7 @@ def test_a_known_instance_whose_record_cannot_be_read_any_more_stays_where_it_is
     put(store, Status.STARTING, Status.RUNNING)
     table.refresh()
     store.damage("i1")
-    table.hear("i1")
+    table.hear(["i1"])
     table.refresh()
     assert table.route("i1").serving
 
@@ -124,6 +134,68 @@ def test_an_unknown_instance_whose_record_cannot_be_read_is_said_to_be_there(
     table.refresh()
     with pytest.raises(RecordUnreadable, match="its record cannot be read"):
         table.route("i1")
+
+
+def test_one_that_can_be_read_again_is_taken_though_nobody_says_so(
+    store: AwayStore, table: RoutingTable
+) -> None:
+    put(store, Status.STARTING, Status.RUNNING)
+    store.damage("i1")
+    table.refresh()
+    table.refresh()
+    store.damage()
+    table.refresh()
+    assert table.serving("i1") == store.get("i1")
+
+
+def test_one_that_has_come_up_takes_requests_before_the_table_hears_of_it(
+    store: AwayStore, table: RoutingTable
+) -> None:
+    put(store)
+    table.refresh()
+    with pytest.raises(InstanceNotReady):
+        table.route("i1")
+    move(store, Status.STARTING, Status.RUNNING)
+    assert until(lambda: not refuses(table), 5)
+    assert table.serving("i1") is not None  # without asking again
+
+
+def test_what_was_just_deleted_takes_no_requests_whatever_was_read_before(
+    store: AwayStore, table: RoutingTable
+) -> None:
+    put(store, Status.STARTING, Status.RUNNING)
+    table.refresh()
+    before = store.get("i1")
+    stopped = store.stop("i1", reason="deleted by request", by="user")
+    assert before is not None
+    assert stopped is not None
+    table.learn(stopped)
+    assert refuses(table)
+    store.late["i1"] = before
+    table.hear(["i1"])  # read before it was deleted
+    assert refuses(table)
+    table.learn(before)
+    assert refuses(table)
+
+
+def test_what_ended_is_not_learnt_again(store: AwayStore, table: RoutingTable) -> None:
+    put(store, Status.STARTING, Status.RUNNING)
+    before = store.get("i1")
+    assert before is not None
+    store.stop("i1", reason="deleted by request", by="user")
+    move(store, Status.STOPPING, Status.STOPPED)
+    table.refresh()
+    table.hear(["i1"])
+    table.learn(before)
+    assert table.serving("i1") is None
+
+
+def refuses(table: RoutingTable) -> bool:
+    try:
+        table.route("i1")
+    except InstanceNotReady:
+        return True
+    return False
 
 
 def test_an_unknown_instance_cannot_be_found_with_the_store_away(
@@ -203,7 +275,7 @@ def test_a_stopped_instance_is_remembered_without_the_store(
     table.refresh()
     move(store, Status.STOPPING, Status.STOPPED, reason="enough")
     if told:
-        table.hear("i1")
+        table.hear(["i1"])
     else:  # the notification was lost
         table.refresh()
     store.away = True
@@ -221,7 +293,7 @@ def test_a_stopped_instance_is_asked_for_once(store: AwayStore, table: RoutingTa
 def test_of_stopped_instances_the_newest_are_remembered(
     store: AwayStore, table: RoutingTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("web.routing._MOST_ENDED", 2)
+    monkeypatch.setattr("web.tables.routing._MOST_ENDED", 2)
     for name in ("i1", "i2", "i3"):
         store.create(an_instance(instance_id=name), 9)
     table.refresh()
@@ -237,10 +309,10 @@ def test_what_the_event_loop_asks_is_only_what_takes_requests(
     table.refresh()
     assert table.serving("i1") is None
     move(store, Status.RUNNING)
-    table.hear("i1")
+    table.hear(["i1"])
     assert table.serving("i1") is table.find("i1")
     store.stop("i1", reason="enough", by="user")
-    table.hear("i1")
+    table.hear(["i1"])
     assert table.serving("i1") is None
 
 
@@ -258,7 +330,7 @@ def flushed(store: AwayStore, table: RoutingTable) -> RoutingTable:
 
 def test_a_running_instance_outlives_its_record(flushed: RoutingTable) -> None:
     flushed.refresh()
-    flushed.hear("i1")
+    flushed.hear(["i1"])
     assert flushed.route("i1").port == 9000
     assert flushed.serving("i1")
 
@@ -275,14 +347,42 @@ def test_a_lost_record_is_logged_once_and_looked_for_once(
     assert store.read == ["i1"]
 
 
-def test_a_refresh_reads_no_record_on_its_own_that_is_listed(
+def many(store: AwayStore, count: int) -> set[str]:
+    """Record instances; return their ids."""
+    names = {f"i{number}" for number in range(count)}
+    for name in names:
+        store.create(an_instance(instance_id=name), count)
+    return names
+
+
+def test_a_refresh_reads_what_has_changed_and_of_the_rest_a_few_in_turn(
     store: AwayStore, table: RoutingTable
 ) -> None:
-    put(store, Status.STARTING)
+    names = many(store, 250)
+    table.refresh()
+    store.read.clear()
+    checked: set[str] = set()
+    for _ in range(5):
+        table.refresh()
+        assert 0 < len(store.read) <= 50
+        assert checked.isdisjoint(store.read)
+        checked.update(store.read)
+        store.read.clear()
+    assert checked == names
+    move(store, Status.STARTING)
     store.read.clear()
     table.refresh()
+    assert len(store.read) <= 51
+    assert table.find("i1").status is Status.STARTING
+
+
+def test_a_store_that_was_away_is_read_whole(store: AwayStore, table: RoutingTable) -> None:
+    many(store, 250)
     table.refresh()
-    assert store.read == []
+    table.lose()
+    store._instances.pop("i7")  # noqa: SLF001 - it has gone back to an older copy, say
+    table.refresh()
+    assert table.standing().instances == 249
 
 
 def test_a_record_that_comes_back_counts_again(store: AwayStore, flushed: RoutingTable) -> None:
@@ -328,7 +428,7 @@ def test_an_engine_with_a_record_that_is_gone_is_its_workers_business(
 def test_of_instances_without_a_record_the_newest_are_kept(
     flushed: RoutingTable, store: AwayStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("web.routing._MOST_UNRECORDED", 1)
+    monkeypatch.setattr("web.tables.routing._MOST_UNRECORDED", 1)
     flushed.refresh()
     store.create(an_instance(instance_id="i2"), 9)
     for status in (Status.STARTING, Status.RUNNING):
@@ -345,7 +445,7 @@ def test_hearing_of_a_change_reads_it(store: AwayStore, table: RoutingTable) -> 
     put(store, Status.STARTING)
     table.refresh()
     move(store, Status.RUNNING)
-    table.hear("i1")
+    table.hear(["i1"])
     assert table.route("i1").serving
 
 
@@ -353,7 +453,7 @@ def test_what_has_ended_leaves_the_table(store: AwayStore, table: RoutingTable) 
     put(store)
     table.refresh()
     move(store, Status.STOPPING, Status.STOPPED)
-    table.hear("i1")
+    table.hear(["i1"])
     store.away = True
     with pytest.raises(StoreUnavailable):
         table.find("i1")
@@ -425,3 +525,31 @@ def test_a_table_that_lost_its_store_says_so_without_asking_it(
     store.away = False
     assert until(lambda: following.standing().store_up, 5.0)
     assert until(lambda: following.find("i1").desired is Desired.STOPPED, 5.0)
+
+
+def test_who_waits_in_line_is_remembered_when_the_store_is_emptied(
+    store: AwayStore, table: RoutingTable
+) -> None:
+    for name, priority in [("w1", 0), ("w2", 5), ("w3", 0), ("w4", 0)]:
+        wanted = Wanted(priority=priority)
+        assert store.create(an_instance(instance_id=name, node="", wanted=wanted), 0)
+    store.stop("w3", reason="deleted", by="user")
+    table.refresh()
+    store.flush()
+    other = RoutingTable(store)  # has never heard of them
+    other.refresh()
+    table.lose()
+    table.refresh()
+    other.refresh()
+    assert [one.instance_id for one in store.waiting(9)] == ["w2", "w1", "w4"]
+    assert table.find("w1").waiting
+    assert other.find("w4").waiting
+
+
+def test_changes_that_follow_at_once_are_read_together() -> None:
+    store = AwayStore()
+    table = RoutingTable(store)
+    begun = monotonic()
+    table.hear(["a"])
+    table.hear(["b"])  # what else changes meanwhile is heard in one go
+    assert monotonic() - begun >= 0.02

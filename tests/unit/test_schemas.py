@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from werkzeug.datastructures import MultiDict
 
 from shared.errors import InvalidRequest, NotFound
-from web import schemas
-from web.schemas import CreateRequest, create_request, flag, tail_lines, wait_seconds
+from web.control import arguments
+from web.control.arguments import flag, tail_lines, wait_seconds
+from web.control.schemas import CreateRequest, create_request
 
 
 def a_body(**fields: Any) -> bytes:
@@ -227,13 +229,13 @@ def test_a_flag_that_is_neither_is_refused_by_name(text: str) -> None:
     ],
 )
 def test_a_run_is_named_or_numbered(text: str | None, current: int, run: int) -> None:
-    assert schemas.run_number(text, current) == run
+    assert arguments.run_number(text, current) == run
 
 
 @pytest.mark.parametrize("text", ["", "last", "-1", "+1", "1.0", "٣", "1" * 10, "Previous"])
 def test_what_names_no_run_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^run: .* is neither current, previous nor"):
-        schemas.run_number(text, 3)
+        arguments.run_number(text, 3)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +250,7 @@ def test_what_names_no_run_is_refused(text: str) -> None:
 )
 def test_a_run_that_has_no_log_is_not_found(text: str, current: int, said: str) -> None:
     with pytest.raises(NotFound, match=said):
-        schemas.run_number(text, current)
+        arguments.run_number(text, current)
 
 
 A_PLACE = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
@@ -256,21 +258,32 @@ A_PLACE = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 @pytest.mark.parametrize("text", [None, "", "0-0", "1700000000000-7", f"{2**64 - 1}-{2**64 - 1}"])
 def test_the_last_event_seen_is_a_place_in_a_stream(text: str | None) -> None:
-    assert schemas.last_event_id(text, A_PLACE) == (text or "")
+    assert arguments.last_event_id(text, A_PLACE) == (text or "")
 
 
 @pytest.mark.parametrize("text", ["last week", "1", "-", f"{2**64}-0", f"0-{2**64}", "9" * 21])
 def test_what_no_stream_can_hold_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^Last-Event-ID: "):
-        schemas.last_event_id(text, A_PLACE)
+        arguments.last_event_id(text, A_PLACE)
 
 
 @pytest.mark.parametrize("key", [None, "k", "k" * 255, '"quoted, with a space"', "~!"])
 def test_an_idempotency_key_is_taken_as_it_is(key: str | None) -> None:
-    assert schemas.idempotency_key(key) == key
+    assert arguments.idempotency_key(key) == key
 
 
 @pytest.mark.parametrize("key", ["", " ", "k ", " k", "k" * 256, "k\n", "k\x7f", "é", "a\tb"])
 def test_an_idempotency_key_that_cannot_be_told_apart_is_refused(key: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^Idempotency-Key: must be 1 to 255 printable"):
-        schemas.idempotency_key(key)
+        arguments.idempotency_key(key)
+
+
+def test_arguments_that_there_are_not_or_that_stand_twice_are_refused() -> None:
+    arguments.only(MultiDict([("dry_run", "1")]), "dry_run", "wait")
+    with pytest.raises(
+        InvalidRequest, match="unknown argument; there are dry_run, wait"
+    ) as refused:
+        arguments.only(MultiDict([("dryrun", "1")]), "dry_run", "wait")
+    assert refused.value.field == "dryrun"
+    with pytest.raises(InvalidRequest, match="wait: given twice"):
+        arguments.only(MultiDict([("wait", "1"), ("wait", "2")]), "dry_run", "wait")

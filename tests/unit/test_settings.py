@@ -16,6 +16,10 @@ from shared.settings import ROOT, Settings, embedded_socket, env_example
 from tests.builders import settings
 
 UNIX_PATH_MAX = 107
+A_LABEL = (
+    "must be name=value, each of at most 63 letters, digits, dots, dashes, underscores or slashes, "
+    "like zone=a,gpu=h100"
+)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +37,9 @@ UNIX_PATH_MAX = 107
         ("redis_url", f"unix://{ROOT}/.run/redis/redis.sock"),
         ("embedded_redis", True),
         ("node_address", "127.0.0.1"),
+        ("node_labels", {}),
+        ("node_fake_gpus", ()),
+        ("node_drain_timeout_s", 3600.0),
         ("run_dir", ROOT / ".run"),
         ("models_dir", ROOT / ".models"),
         ("keep_engines", False),
@@ -82,6 +89,11 @@ def test_a_node_is_named_after_its_host() -> None:
         ("VLLM_MAX_INSTANCES", "0", "vllm_max_instances", 0),
         ("VLLM_COMMAND", "docker run 'my image'", "vllm_command", ("docker", "run", "my image")),
         ("NODE_NAME", "gpu-1.example", "node_name", "gpu-1.example"),
+        ("NODE_LABELS", "zone=a, gpu=h100", "node_labels", {"zone": "a", "gpu": "h100"}),
+        ("NODE_LABELS", "example.com/spot=", "node_labels", {"example.com/spot": ""}),
+        ("NODE_FAKE_GPUS", "4x80GiB", "node_fake_gpus", (81_920,) * 4),
+        ("NODE_FAKE_GPUS", "2x24gib,512MiB", "node_fake_gpus", (24_576, 24_576, 512)),
+        ("NODE_DRAIN_TIMEOUT", "60", "node_drain_timeout_s", 60.0),
         ("RUN_DIR", "/var/lib/fleet", "run_dir", Path("/var/lib/fleet")),
         ("MODELS_DIR", "~/models", "models_dir", Path.home() / "models"),
         ("VLLM_CONFIG", "configs/mine.json", "vllm_config", ROOT / "configs/mine.json"),
@@ -110,6 +122,20 @@ def test_a_variable_is_read_as_what_it_means(
         ("NODE_NAME", "a/b", "must be 1 to 63 letters, digits, dots, dashes or underscores"),
         ("NODE_NAME", "-a", "must be 1 to 63 letters, digits, dots, dashes or underscores"),
         ("NODE_NAME", "a" * 64, "must be 1 to 63 letters, digits, dots, dashes or underscores"),
+        ("NODE_LABELS", "zone=a,zone=b", "zone is given twice"),
+        *(
+            ("NODE_LABELS", text, f"{text!r} {A_LABEL}")
+            for text in ("zone", "=a", "zone=-a", "a" * 64 + "=b")
+        ),
+        *(
+            (
+                "NODE_FAKE_GPUS",
+                text,
+                f"{text!r} must be a number of GPUs and the memory of each, like 4x80GiB",
+            )
+            for text in ("4", "4x80", "4x80GB", "0x80GiB", "-1x80GiB")
+        ),
+        ("NODE_FAKE_GPUS", "65x1GiB", "65 GPUs: must be at most 64"),
         ("VLLM_DEFAULT_TIMEOUT", "-1", "must be a whole number of at least 0"),
         ("VLLM_DEFAULT_TIMEOUT", "1.5", "must be a whole number of at least 0"),
         ("VLLM_COMMAND", "'vllm", "No closing quotation"),

@@ -12,8 +12,9 @@ from shared.errors import StoreUnavailable
 from shared.store.history import LogLine
 from shared.store.memory import MemoryStore
 from tests.builders import an_instance, settings
+from workers.heartbeat import Heartbeat
 from workers.run_directory import RunDirectory
-from workers.supervisor import Supervisor
+from workers.supervisor import BUSY_PASS_S, Supervisor
 
 SAID = "RuntimeError: CUDA out of memory"
 
@@ -70,3 +71,14 @@ def test_an_engine_that_cannot_be_told_to_end_does_not_keep_the_others(
     bad.write("launch", {"run": "no number"})
     supervisor.stop_all("the worker was stopped")
     assert good.read("stop")
+
+
+def test_a_node_that_is_leaving_has_nothing_to_look_at_once_all_is_recorded(
+    supervisor: Supervisor, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.asked = 1
+    store.create(an_instance(status=Status.FAILED), 1)
+    supervisor.look()
+    monkeypatch.setattr(Heartbeat, "due_in_s", 0.0)  # its next beat was due while it left
+    supervisor.stop_all("the worker was stopped")
+    assert supervisor.look() > BUSY_PASS_S

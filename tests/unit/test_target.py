@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.errors import InvalidRequest
-from web.target import engine_target
+from web.proxy.target import engine_target
 
 PREFIX = "/proxy/smol-aaaa2222"
 

@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from shared.errors import RequestTooLarge
-from web.upload import PlainUpload
+from web.http.upload import PlainUpload
 
 
 @pytest.fixture

@@ -11,6 +11,10 @@ from typing import Any, NamedTuple
 NVML_ERROR_LIBRARY_NOT_FOUND = 12
 NVML_ERROR_DRIVER_NOT_LOADED = 9
 NVML_ERROR_NO_PERMISSION = 4
+NVML_ERROR_NOT_SUPPORTED = 3
+NVML_ERROR_FUNCTION_NOT_FOUND = 13
+NVML_ERROR_NOT_FOUND = 6
+NVML_DEVICE_MIG_ENABLE = 1
 _MIB = 2**20
 _TOTAL = 80_000 * _MIB
 
@@ -67,6 +71,11 @@ def nvmlDeviceGetUUID(handle: str) -> str:  # noqa: N802
 def nvmlDeviceGetName(handle: str) -> str:  # noqa: ARG001, N802
     """Return what it is."""
     return "stand-in"
+
+
+def nvmlDeviceGetMigMode(handle: str) -> list[int]:  # noqa: ARG001, N802
+    """Return that it is not divided."""
+    return [0, 0]
 
 
 def nvmlDeviceGetMemoryInfo(handle: str) -> Memory:  # noqa: N802
