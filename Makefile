@@ -10,7 +10,7 @@ PARALLEL := --numprocesses 3 --dist loadgroup
 # An operator's own vLLM, said in the environment or in .env, needs no engine environment of ours.
 OWN_VLLM := $(VLLM_COMMAND)$(shell grep -s '^VLLM_COMMAND=.' .env)
 
-.PHONY: help demo run test check bench faults fmt setup engine engine-environment models clean
+.PHONY: help demo run test check bench faults scale fmt setup engine engine-environment models clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -41,6 +41,9 @@ bench: .venv/.ready engine models ## the proxy against nginx, vllm-router, LiteL
 
 faults: .venv/.ready-for-tests ## everything that can die dies, on real processes (about an hour; all rows need root and gcc)
 	@$(BIN)/python -m tests.faults --report docs/reliability.md
+
+scale: .venv/.ready-for-tests ## what the control plane costs with 10, 100 and 1,000 nodes (about eight minutes; needs two cores)
+	@$(BIN)/python -m tests.scale --report docs/scaling.md
 
 fmt: .venv/.ready-for-tests ## format the code
 	@ruff format --quiet . && ruff check --quiet --fix --select I .

@@ -5,10 +5,10 @@ from gunicorn.workers.base import Worker
 
 from shared.address import authority
 from shared.settings import Settings
-from web.booting import hear_signals, hold_signals_at_forks
+from web.metrics.snapshots import Snapshots
 from web.relay.loads import Loads
-from web.reloading import Reloading
-from web.snapshots import Snapshots
+from web.serving.booting import hear_signals, hold_signals_at_forks
+from web.serving.reloading import Reloading
 
 _PROCESSES_END_S = 5  # once their requests have ended, or were cut
 
