@@ -17,13 +17,10 @@ LOST_S = 40.0  # a node is lost after 15
 
 @pytest.fixture
 def models(tmp_path: Path) -> Iterator[Models]:
-    file = tmp_path / "models.yaml"
-    file.write_text("models: []\n")
     with local_fleet(tmp_path, EVICT_AFTER="0") as fleet:
         fleet.start_worker("one", VLLM_MAX_INSTANCES="1")
         fleet.start_beat()
-        fleet.start_web(WEB_PROCESSES="2", MODEL_CATALOGUE=str(file))
-        yield Models(fleet, file)
+        yield Models(fleet, tmp_path / "models.yaml")
 
 
 def test_an_idle_model_makes_room_for_one_that_is_asked_for(models: Models) -> None:
